@@ -1,0 +1,130 @@
+"""Floor 2: canonical views -> overlap counts and fault counts; the only place that chooses a backend."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchmetrics_dice_ext._faults import TOLERANCE, Fault, describe
+from torchmetrics_dice_ext._views import LabelViews, Views
+
+BACKENDS = ("triton", "cpu", "reference")  # in the order of preference
+
+
+class OverlapCounts(NamedTuple):
+    """Overlap counts, each of one shape whose last axis is the class axis.
+
+    Attributes:
+        intersection: I, valid voxels of the class on both sides.
+        pred_cardinality: P, valid voxels of the class in preds.
+        target_cardinality: T, valid voxels of the class in target.
+        support: V', valid voxels seen.
+    """
+
+    intersection: Tensor
+    pred_cardinality: Tensor
+    target_cardinality: Tensor
+    support: Tensor
+
+
+def count_views(views: Views) -> tuple[Tensor, Tensor]:
+    """Counts int64 `(N, K, 4)` in the order of `OverlapCounts`, and faults int64 `(NUM_FAULTS,)`.
+
+    Never waits for the views' device. A malformed voxel is in the faults, and in no count.
+    """
+    counts, faults = _backend(views).count_views(views)
+    if isinstance(views, LabelViews) and views.class_axis is not None and views.preds.numel():
+        ambiguous = _looks_one_hot(views.preds, views.class_axis) & _looks_one_hot(views.target, views.class_axis)
+        counts = counts * ~ambiguous
+        faults = faults.clone()
+        faults[Fault.AMBIGUOUS] += ambiguous * views.preds.numel()
+    return counts, faults
+
+
+def choose_backend(views: Views) -> tuple[str, dict[str, str]]:
+    """The name of the backend that serves these views, and why each one preferred to it can't.
+
+    Raises:
+        RuntimeError: The backend named by TORCHMETRICS_DICE_EXT_BACKEND can't serve these views.
+        ValueError: That variable names no backend.
+    """
+    wish = os.environ.get("TORCHMETRICS_DICE_EXT_BACKEND", "auto")
+    if wish not in ("auto", *BACKENDS):
+        raise ValueError(f"TORCHMETRICS_DICE_EXT_BACKEND must be one of {('auto', *BACKENDS)}, got {wish!r}.")
+    if wish == "auto" and torch.compiler.is_compiling():
+        wish = "reference"  # the only one that a graph can hold
+    passed_over: dict[str, str] = {}
+    for name in BACKENDS if wish == "auto" else (wish,):
+        reason = _module(name).unsupported_reason(views)
+        if reason is None:
+            return name, passed_over
+        passed_over[name] = reason
+    raise RuntimeError(f"TORCHMETRICS_DICE_EXT_BACKEND={wish} can't serve this input: {passed_over[wish]}")
+
+
+def _backend(views: Views) -> ModuleType:
+    return _module(choose_backend(views)[0])
+
+
+@functools.cache
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"torchmetrics_dice_ext._kernels.{name}")
+
+
+def _looks_one_hot(labels: Tensor, axis: int) -> Tensor:
+    """Whether label maps would be one-hot along an axis, as a 0-d bool tensor."""
+    labels = labels.to(torch.int64)
+    return (labels.sum(axis) == 1).all() & (labels >= 0).all()
+
+
+def refuse_faults(views: Views, faults: Tensor) -> None:
+    """Raise what the faults of a batch say, with the offending values; nothing where there are none.
+
+    Waits for the device.
+
+    Raises:
+        ValueError: There are faults.
+    """
+    found = [(Fault(kind), voxels) for kind, voxels in enumerate(faults.tolist()) if voxels]
+    if found:
+        raise ValueError(
+            "\n".join(
+                describe(fault, voxels, views.num_classes, _offending_values(views, fault)) for fault, voxels in found
+            )
+        )
+
+
+def _offending_values(views: Views, fault: Fault) -> list[float]:
+    """The distinct values, ascending, that a fault is about; empty where the kind alone says enough."""
+    if fault not in _WRONG:
+        return []
+    side = views.target if fault.name.startswith("TARGET") else views.preds
+    channels = side.ndim - len(views.space)  # 1 where the side has a class axis
+    mask = torch.ones((), dtype=torch.bool, device=side.device) if views.mask is None else views.mask
+    mask = (mask.unsqueeze(1) if channels and mask.ndim else mask).expand(side.shape)
+    found: set[float] = set()
+    for values, counted in zip(side.reshape(-1).split(_CHUNK), mask.reshape(-1).split(_CHUNK), strict=True):
+        values = values.to(torch.float64 if values.is_floating_point() else torch.int64)
+        wrong = _WRONG[fault](values, views.num_classes) & counted
+        for value in views.ignore_index if side is views.target else ():
+            wrong = wrong & (values != value)
+        found.update(torch.unique(values[wrong]).tolist())
+    return sorted(found)
+
+
+_CHUNK = 1 << 20
+_WRONG: dict[Fault, Callable[[Tensor, int], Tensor]] = {
+    Fault.PREDS_PROBABILITY: lambda values, _: (values < -TOLERANCE) | (values > 1 + TOLERANCE),
+    Fault.PREDS_LABEL: lambda values, size: (values < 0) | (values >= size),
+    Fault.PREDS_BINARY: lambda values, _: (values != 0) & (values != 1),
+    Fault.TARGET_LABEL: lambda values, size: (values == values.trunc()) & ((values < 0) | (values >= size)),
+    Fault.TARGET_FRACTION: lambda values, _: values != values.trunc(),
+    Fault.TARGET_BINARY: lambda values, _: (values == values.trunc()) & (values != 0) & (values != 1),
+}
