@@ -1,0 +1,312 @@
+"""Floor 5: the one base of all metrics, from update() to compute(): counting, faults, state, sharing, synchronisation.
+
+The NAME of a state carries a fingerprint of what is counted: torchmetrics compares names when it forms compute groups,
+and looks states up by name when it loads or merges, so that only metrics that count alike share, load or merge.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from torchmetrics_dice_ext._cases import CaseTable, read_case_ids, spelled_cases
+from torchmetrics_dice_ext._counts import count_views, refuse_faults
+from torchmetrics_dice_ext._inputs import read_inputs
+from torchmetrics_dice_ext._observations import Reading, Result
+from torchmetrics_dice_ext._options import Readout, ValidateArgs, validation_mode
+from torchmetrics_dice_ext.metrics import _exchange, _ledger
+
+
+class OverlapMetric(Metric):
+    """A metric over overlap counts; the public classes say what is counted and which score is read.
+
+    State: one vector (`_ledger`), whatever has been seen; casewise also one row of counts per case (`_cases`). `reset`
+    empties it, `merge_state` adds that of another metric, ``persistent(True)`` makes it part of the state_dict.
+
+    Synchronisation: `compute`, `per_class`, `per_case` and `confidence_interval` cost one collective each, casewise two.
+    All ranks call them, also one without data.
+
+    Args:
+        reading: What is counted and what is read out.
+        validate_args: When malformed values are refused; see `update`.
+        shown: Which score of the reading, and which of its classes, `compute` gives; class None stands for the average,
+            or for all classes with average "none".
+        **kwargs: Metric's own options.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    def __init__(
+        self,
+        reading: Reading,
+        validate_args: ValidateArgs = True,
+        shown: tuple[int, int | None] = (0, None),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._reading, self.validate_args, self._shown = reading, validation_mode(validate_args), shown
+        self._table: CaseTable | None = None  # the table that this metric may write to, see `_own_table`
+        self._in_forward = False
+        prefix = f"{_PREFIX}{reading.fingerprint}_{self.validate_args}".lower()
+        self._ledger_name, self._rows_name, self._keys_name = prefix, f"{prefix}_rows", f"{prefix}_keys"
+        ledger = _ledger.empty(reading.summary_shape, reading.summary_dtype)
+        self.add_state(self._ledger_name, ledger, dist_reduce_fx=_ledger.add)
+        if reading.level == "casewise":
+            rows = torch.zeros(0, reading.counting.num_outputs, 4, dtype=reading.counts_dtype)
+            self.add_state(self._rows_name, rows, dist_reduce_fx=None)
+            self.add_state(self._keys_name, torch.zeros(0, dtype=torch.int64, device="cpu"), dist_reduce_fx=None)
+
+    def update(
+        self, preds: Tensor, target: Tensor, *, mask: Tensor | None = None, case_ids: Sequence[int | str] | Tensor | None = None
+    ) -> None:
+        """Count one batch.
+
+        Args:
+            preds: Predictions as the task takes them.
+            target: Reference, likewise.
+            mask: bool `(N, ...)`, True where a voxel counts.
+            case_ids: N ints or strings, the case of each sample; for casewise metrics alone.
+
+        Raises:
+            ValueError: Shapes that don't fit; malformed values, if validation is eager (the default on the CPU). The metric
+                is then as it was. Deferred validation (the default on accelerators) never waits for the device: malformed
+                voxels are left out, and `compute` refuses.
+            TypeError: Wrong types or dtypes.
+        """
+        views = read_inputs(preds, target, mask, self._reading.counting)
+        cases = self._cases_of(case_ids, views.space[0])
+        ledger: Tensor = getattr(self, self._ledger_name)
+        if views.preds.device != ledger.device:
+            raise ValueError(
+                f"`preds` must be on the metric's device {ledger.device}, got {views.preds.device}:"
+                f" use `metric.to({str(views.preds.device)!r})`."
+            )
+        counts, faults = count_views(views)
+        mode = self.validate_args
+        if mode is True:
+            mode = "eager" if ledger.device.type == "cpu" else "deferred"
+        if mode == "eager":
+            refuse_faults(views, faults)
+        summary = None if cases is not None else self._reading.summarise(counts)
+        setattr(self, self._ledger_name, _ledger.enter(ledger, faults if mode == "deferred" else None, summary))
+        if cases is not None:
+            table = self._own_table()
+            table.add(cases, counts)
+            self._show(table)
+
+    def compute(self) -> Tensor:
+        """The score: a scalar, with ``average="none"`` `(C,)`; nan where nothing has a score.
+
+        Raises:
+            ValueError: Validation is deferred and an update since the last reset had malformed values, on any rank.
+        """
+        which, index = self._shown
+        result = self._results()[which]
+        if index is not None:
+            return self._publish(result.classes[index])
+        return self._publish(result.classes if self._readout.average == "none" else result.average)
+
+    def per_class(self) -> dict[str, Tensor]:
+        """The score of each scored class by name, 0-d tensors; nan where a class has none.
+
+        Without `class_names` the names are "0", "1", ..., and "foreground" for the binary task.
+        """
+        with self._synced():
+            classes = self._publish(self._results()[self._shown[0]].classes)
+        return dict(zip(self._readout.names(self._reading.counting), classes.unbind(), strict=True))
+
+    def reset(self) -> None:
+        """Forget all updates."""
+        super().reset()
+        self._table = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Update, and give the score of this batch alone; nan for a malformed batch where validation is deferred."""
+        before = self.__dict__.copy()
+        self._in_forward = True
+        try:
+            return super().forward(*args, **kwargs)
+        except BaseException:
+            self.__dict__.update(before)
+            raise
+        finally:
+            self._in_forward = False
+
+    @contextmanager
+    def sync_context(self, *args: Any, should_unsync: bool = True, **kwargs: Any) -> Generator[None, None, None]:
+        """As `Metric.sync_context`, but also an exception inside leaves the metric unsynchronised."""
+        self.sync(*args, **kwargs)
+        try:
+            yield
+        finally:
+            self.unsync(should_unsync=self._is_synced and should_unsync)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the counts of another metric, or of its `metric_state`, as if its updates had followed.
+
+        Raises:
+            ValueError: It counts otherwise (other options than those of the read-out).
+        """
+        states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
+        own = self._renamed(states)
+        if self._ledger_name not in own:
+            raise ValueError(f"`incoming_state` must hold {self._identity}, got the states {sorted(states)}.")
+        later = {name: state.to(getattr(self, name).device) for name, state in own.items()}
+        self._append(self.metric_state, later)
+        self._computed = None
+        self._update_count += int(later[self._ledger_name][_ledger.UPDATES])
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        self._append(incoming_state, self.metric_state)
+
+    def _append(self, earlier: dict[str, Any], later: dict[str, Any]) -> None:
+        setattr(self, self._ledger_name, _ledger.append(earlier[self._ledger_name], later[self._ledger_name]))
+        if self._reading.level == "casewise":
+            table = CaseTable(earlier[self._rows_name], earlier[self._keys_name])
+            table.add_table(later[self._rows_name], later[self._keys_name])
+            self._show(table)
+
+    def _sync_dist(self, dist_sync_fn: Callable[..., list[Tensor]], process_group: Any = None) -> None:  # type: ignore[override]
+        group, ledger = process_group or self.process_group, getattr(self, self._ledger_name)
+        if self._reading.level == "casewise":
+            rows, keys = getattr(self, self._rows_name), getattr(self, self._keys_name)
+            ledger, table = _exchange.merge_cases(ledger, rows, keys, dist_sync_fn, group)
+            self._show(table)
+        else:
+            ledger = _exchange.add_ledgers(ledger, dist_sync_fn, group)
+        setattr(self, self._ledger_name, ledger)
+
+    def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
+        counted = super()._wrap_update(update)
+
+        @functools.wraps(update)
+        def all_or_nothing(*args: Any, **kwargs: Any) -> None:
+            before = self._update_count, self._computed
+            try:
+                counted(*args, **kwargs)
+            except BaseException:
+                self._update_count, self._computed = before
+                raise
+
+        return all_or_nothing
+
+    def _filter_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        if self._reading.level != "casewise":  # a collection hands case ids to all its members
+            kwargs.pop("case_ids", None)
+        return super()._filter_kwargs(**kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Any:
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_dtype, exclude_state=[*exclude_state, self._keys_name])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        error_msgs = args[-1]
+        found = {name[len(prefix) :]: name for name in state_dict if name.startswith(prefix + _PREFIX)}
+        states = {name: state_dict.pop(full_name) for name, full_name in found.items()}
+        own = self._renamed(states)
+        if states and self._ledger_name not in own:
+            error_msgs.append(f"The checkpoint must hold {self._identity}, got the states {sorted(states)}.")
+        for name, state in own.items():
+            current = getattr(self, name)
+            state_dict[prefix + name] = state.to(current.device, current.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self._ledger_name in own:
+            self._update_count = int(getattr(self, self._ledger_name)[_ledger.UPDATES])
+            self._computed = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what can be made again."""
+        return {**super().__getstate__(), "_table": None}
+
+    @property
+    def _readout(self) -> Readout:
+        return self._reading.scores[self._shown[0]][1]
+
+    @property
+    def _identity(self) -> str:
+        """This metric's counts in words, for errors."""
+        return f"counts {self._reading.fingerprint!r} of {self._reading.counting} at level {self._reading.level!r}"
+
+    def _renamed(self, states: dict[str, Any]) -> dict[str, Any]:
+        """The states that count as this metric does, whatever their validation mode, by this metric's names."""
+        counts = f"{_PREFIX}{self._reading.fingerprint}_"
+        own = {}
+        for name, state in states.items():
+            if name.startswith(counts):
+                suffix = next((end for end in ("_rows", "_keys") if name.endswith(end)), "")
+                own[self._ledger_name + suffix] = state
+        return own
+
+    def _cases_of(self, case_ids: Any, samples: int) -> list[int | str] | None:
+        if self._reading.level == "casewise":
+            return read_case_ids(case_ids, samples)
+        if case_ids is not None:
+            raise ValueError(
+                f"`case_ids` belong to `aggregation_level='casewise'`, got them at {self._reading.level!r}."
+            )
+        return None
+
+    def _own_table(self) -> CaseTable:
+        """The case table of the current state, safe to write to.
+
+        States are shared with the members of a compute group, so only tensors that this metric made itself may be written.
+        """
+        rows, keys = getattr(self, self._rows_name), getattr(self, self._keys_name)
+        if self._table is None or self._table.rows is not rows or self._table.keys is not keys:
+            self._table = CaseTable(rows, keys)
+        return self._table
+
+    def _show(self, table: CaseTable) -> None:
+        self._table = table
+        setattr(self, self._rows_name, table.rows)
+        setattr(self, self._keys_name, table.keys)
+
+    @contextmanager
+    def _synced(self) -> Generator[None, None, None]:
+        if self._is_synced:
+            yield
+            return
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            yield
+
+    def _results(self) -> list[Result]:
+        """Results of all scores of the reading from the current state."""
+        ledger = getattr(self, self._ledger_name).cpu()
+        complaint = _ledger.complaint(ledger, self._reading.counting.num_classes)
+        if complaint and not self._in_forward:
+            raise ValueError(complaint)
+        if self._reading.level == "casewise":
+            summary = self._case_counts()[1]
+        else:
+            summary = ledger[_ledger.SUMMARY].reshape(self._reading.summary_shape)
+        results = self._reading.conclude(summary)
+        if complaint:
+            return [Result(*(torch.full_like(part, math.nan) for part in result)) for result in results]
+        return results
+
+    def _case_counts(self) -> tuple[list[int | str], Tensor]:
+        """Case ids and their counts `(cases, K, 4)` on the CPU."""
+        cases = spelled_cases(getattr(self, self._keys_name))
+        return cases, getattr(self, self._rows_name)[: len(cases)].cpu()
+
+    def _publish(self, value: Tensor) -> Tensor:
+        return value.to(self.device, torch.get_default_dtype())
+
+
+_PREFIX = "overlap_"

@@ -1,0 +1,262 @@
+"""Floor 5: the hard scores, one class per task and a factory each; `functional` has their formulas."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torchmetrics_dice_ext._readout import Score
+from torchmetrics_dice_ext.metrics._factory import TaskFactory
+from torchmetrics_dice_ext.metrics._tasks import BinaryOverlapMetric, MulticlassOverlapMetric, MultilabelOverlapMetric
+
+WeightType = Literal["square", "simple", "linear"]
+
+
+class BinaryDiceScore(BinaryOverlapMetric):
+    """Dice score of one foreground class; formula in `functional.dice_score`, options in `BinaryOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("dice")
+
+
+class MulticlassDiceScore(MulticlassOverlapMetric):
+    """Dice score of C classes; formula in `functional.dice_score`, options in `MulticlassOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("dice")
+
+
+class MultilabelDiceScore(MultilabelOverlapMetric):
+    """Dice score of L labels; formula in `functional.dice_score`, options in `MultilabelOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("dice")
+
+
+class DiceScore(TaskFactory):
+    """Dice score of any task; see `BinaryDiceScore`, `MulticlassDiceScore`, `MultilabelDiceScore` and `functional.dice_score`."""
+
+    binary = BinaryDiceScore
+    multiclass = MulticlassDiceScore
+    multilabel = MultilabelDiceScore
+
+
+class BinaryJaccardIndex(BinaryOverlapMetric):
+    """Jaccard index of one foreground class; formula in `functional.jaccard_index`, options in `BinaryOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("jaccard")
+
+
+class MulticlassJaccardIndex(MulticlassOverlapMetric):
+    """Jaccard index of C classes; formula in `functional.jaccard_index`, options in `MulticlassOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("jaccard")
+
+
+class MultilabelJaccardIndex(MultilabelOverlapMetric):
+    """Jaccard index of L labels; formula in `functional.jaccard_index`, options in `MultilabelOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("jaccard")
+
+
+class JaccardIndex(TaskFactory):
+    """Jaccard index of any task; see `BinaryJaccardIndex`, `MulticlassJaccardIndex`, `MultilabelJaccardIndex` and `functional.jaccard_index`."""
+
+    binary = BinaryJaccardIndex
+    multiclass = MulticlassJaccardIndex
+    multilabel = MultilabelJaccardIndex
+
+
+class BinaryPrecision(BinaryOverlapMetric):
+    """Precision of one foreground class; formula in `functional.precision`, options in `BinaryOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("precision")
+
+
+class MulticlassPrecision(MulticlassOverlapMetric):
+    """Precision of C classes; formula in `functional.precision`, options in `MulticlassOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("precision")
+
+
+class MultilabelPrecision(MultilabelOverlapMetric):
+    """Precision of L labels; formula in `functional.precision`, options in `MultilabelOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("precision")
+
+
+class Precision(TaskFactory):
+    """Precision of any task; see `BinaryPrecision`, `MulticlassPrecision`, `MultilabelPrecision` and `functional.precision`."""
+
+    binary = BinaryPrecision
+    multiclass = MulticlassPrecision
+    multilabel = MultilabelPrecision
+
+
+class BinaryRecall(BinaryOverlapMetric):
+    """Recall of one foreground class; formula in `functional.recall`, options in `BinaryOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("recall")
+
+
+class MulticlassRecall(MulticlassOverlapMetric):
+    """Recall of C classes; formula in `functional.recall`, options in `MulticlassOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("recall")
+
+
+class MultilabelRecall(MultilabelOverlapMetric):
+    """Recall of L labels; formula in `functional.recall`, options in `MultilabelOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("recall")
+
+
+class Recall(TaskFactory):
+    """Recall of any task; see `BinaryRecall`, `MulticlassRecall`, `MultilabelRecall` and `functional.recall`."""
+
+    binary = BinaryRecall
+    multiclass = MulticlassRecall
+    multilabel = MultilabelRecall
+
+
+class BinarySpecificity(BinaryOverlapMetric):
+    """Specificity of one foreground class; formula in `functional.specificity`, options in `BinaryOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("specificity")
+
+
+class MulticlassSpecificity(MulticlassOverlapMetric):
+    """Specificity of C classes; formula in `functional.specificity`, options in `MulticlassOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("specificity")
+
+
+class MultilabelSpecificity(MultilabelOverlapMetric):
+    """Specificity of L labels; formula in `functional.specificity`, options in `MultilabelOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("specificity")
+
+
+class Specificity(TaskFactory):
+    """Specificity of any task; see `BinarySpecificity`, `MulticlassSpecificity`, `MultilabelSpecificity` and `functional.specificity`."""
+
+    binary = BinarySpecificity
+    multiclass = MulticlassSpecificity
+    multilabel = MultilabelSpecificity
+
+
+class BinaryVolumetricSimilarity(BinaryOverlapMetric):
+    """Volumetric similarity of one foreground class; formula in `functional.volumetric_similarity`, options in `BinaryOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("volumetric_similarity")
+
+
+class MulticlassVolumetricSimilarity(MulticlassOverlapMetric):
+    """Volumetric similarity of C classes; formula in `functional.volumetric_similarity`, options in `MulticlassOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("volumetric_similarity")
+
+
+class MultilabelVolumetricSimilarity(MultilabelOverlapMetric):
+    """Volumetric similarity of L labels; formula in `functional.volumetric_similarity`, options in `MultilabelOverlapMetric`."""
+
+    score: ClassVar[Score] = Score.of("volumetric_similarity")
+
+
+class VolumetricSimilarity(TaskFactory):
+    """Volumetric similarity of any task; see `BinaryVolumetricSimilarity`, `MulticlassVolumetricSimilarity`, `MultilabelVolumetricSimilarity` and `functional.volumetric_similarity`."""
+
+    binary = BinaryVolumetricSimilarity
+    multiclass = MulticlassVolumetricSimilarity
+    multilabel = MultilabelVolumetricSimilarity
+
+
+class BinaryFBetaScore(BinaryOverlapMetric):
+    """F-beta score of one foreground class; formula in `functional.fbeta_score`, options in `BinaryOverlapMetric`."""
+
+    def __init__(self, *, beta: float = 1.0, **options: Any) -> None:
+        super().__init__(score=Score.of("fbeta", beta=beta), **options)
+
+
+class MulticlassFBetaScore(MulticlassOverlapMetric):
+    """F-beta score of C classes; formula in `functional.fbeta_score`, options in `MulticlassOverlapMetric`."""
+
+    def __init__(self, num_classes: int, *, beta: float = 1.0, **options: Any) -> None:
+        super().__init__(num_classes, score=Score.of("fbeta", beta=beta), **options)
+
+
+class MultilabelFBetaScore(MultilabelOverlapMetric):
+    """F-beta score of L labels; formula in `functional.fbeta_score`, options in `MultilabelOverlapMetric`."""
+
+    def __init__(self, num_labels: int, *, beta: float = 1.0, **options: Any) -> None:
+        super().__init__(num_labels, score=Score.of("fbeta", beta=beta), **options)
+
+
+class FBetaScore(TaskFactory):
+    """F-beta score of any task; see `BinaryFBetaScore`, `MulticlassFBetaScore`, `MultilabelFBetaScore` and `functional.fbeta_score`."""
+
+    binary = BinaryFBetaScore
+    multiclass = MulticlassFBetaScore
+    multilabel = MultilabelFBetaScore
+
+
+class BinaryTverskyIndex(BinaryOverlapMetric):
+    """Tversky index of one foreground class; formula in `functional.tversky_index`, options in `BinaryOverlapMetric`."""
+
+    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
+        super().__init__(score=Score.of("tversky", alpha=alpha, beta=beta), **options)
+
+
+class MulticlassTverskyIndex(MulticlassOverlapMetric):
+    """Tversky index of C classes; formula in `functional.tversky_index`, options in `MulticlassOverlapMetric`."""
+
+    def __init__(self, num_classes: int, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
+        super().__init__(num_classes, score=Score.of("tversky", alpha=alpha, beta=beta), **options)
+
+
+class MultilabelTverskyIndex(MultilabelOverlapMetric):
+    """Tversky index of L labels; formula in `functional.tversky_index`, options in `MultilabelOverlapMetric`."""
+
+    def __init__(self, num_labels: int, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
+        super().__init__(num_labels, score=Score.of("tversky", alpha=alpha, beta=beta), **options)
+
+
+class TverskyIndex(TaskFactory):
+    """Tversky index of any task; see `BinaryTverskyIndex`, `MulticlassTverskyIndex`, `MultilabelTverskyIndex` and `functional.tversky_index`."""
+
+    binary = BinaryTverskyIndex
+    multiclass = MulticlassTverskyIndex
+    multilabel = MultilabelTverskyIndex
+
+
+class BinaryGeneralizedDiceScore(BinaryOverlapMetric):
+    """Generalized Dice score of one foreground class; formula in `functional.generalized_dice_score`, options in `BinaryOverlapMetric`."""
+
+    def __init__(self, *, weight_type: WeightType = "square", **options: Any) -> None:
+        _refuse_average(options)
+        super().__init__(score=Score.of("generalized_dice", weight_type=weight_type), **options)
+
+
+class MulticlassGeneralizedDiceScore(MulticlassOverlapMetric):
+    """Generalized Dice score of C classes; formula in `functional.generalized_dice_score`, options in `MulticlassOverlapMetric`."""
+
+    def __init__(self, num_classes: int, *, weight_type: WeightType = "square", **options: Any) -> None:
+        _refuse_average(options)
+        super().__init__(num_classes, score=Score.of("generalized_dice", weight_type=weight_type), **options)
+
+
+class MultilabelGeneralizedDiceScore(MultilabelOverlapMetric):
+    """Generalized Dice score of L labels; formula in `functional.generalized_dice_score`, options in `MultilabelOverlapMetric`."""
+
+    def __init__(self, num_labels: int, *, weight_type: WeightType = "square", **options: Any) -> None:
+        _refuse_average(options)
+        super().__init__(num_labels, score=Score.of("generalized_dice", weight_type=weight_type), **options)
+
+
+class GeneralizedDiceScore(TaskFactory):
+    """Generalized Dice score of any task; see `BinaryGeneralizedDiceScore`, `MulticlassGeneralizedDiceScore`, `MultilabelGeneralizedDiceScore` and `functional.generalized_dice_score`."""
+
+    binary = BinaryGeneralizedDiceScore
+    multiclass = MulticlassGeneralizedDiceScore
+    multilabel = MultilabelGeneralizedDiceScore
+
+
+def _refuse_average(options: dict[str, Any]) -> None:
+    if "average" in options:
+        raise ValueError("`average` has no meaning for the Generalized Dice score: its weights join the classes. Leave it out.")
