@@ -1,4 +1,4 @@
-"""Overlap metrics for image segmentation that plug into torchmetrics: exact, reproducible, close to the speed of memory."""
+"""Overlap metrics for image segmentation that plug into torchmetrics: exact, reproducible and fast."""
 
 from torchmetrics_dice_ext._version import __version__ as __version__
 from torchmetrics_dice_ext.metrics._hard import BinaryDiceScore as BinaryDiceScore
@@ -37,3 +37,4 @@ from torchmetrics_dice_ext.metrics._hard import Recall as Recall
 from torchmetrics_dice_ext.metrics._hard import Specificity as Specificity
 from torchmetrics_dice_ext.metrics._hard import TverskyIndex as TverskyIndex
 from torchmetrics_dice_ext.metrics._hard import VolumetricSimilarity as VolumetricSimilarity
+from torchmetrics_dice_ext.metrics._report import OverlapReport as OverlapReport

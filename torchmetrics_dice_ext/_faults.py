@@ -39,7 +39,7 @@ _EXPECTED = {
     Fault.TARGET_FRACTION: "`target` must hold whole numbers",
     Fault.TARGET_BINARY: "`target` must hold 0 and 1 only",
     Fault.TARGET_ONE_HOT: "`target` must be one-hot along the class axis",
-    Fault.AMBIGUOUS: "`preds` and `target` are integers of one shape, so they are read as label maps, but both look one-hot",
+    Fault.AMBIGUOUS: "`preds` and `target` of one shape and without scores are label maps, but both look one-hot",
 }
 _FOUND = {
     Fault.PREDS_NAN: "NaN",
@@ -57,11 +57,11 @@ _REMEDY = {
     Fault.PREDS_NAN: "Look for a diverged loss or a division by zero in the model.",
     Fault.PREDS_PROBABILITY: "For logits say `from_logits=True`.",
     Fault.PREDS_LABEL: "Check `num_classes`, and that labels start at 0.",
-    Fault.PREDS_BINARY: "Float preds are thresholded, integer preds must be {{0, 1}}; for label maps use task='multiclass'.",
+    Fault.PREDS_BINARY: "Only float preds are thresholded; for label maps use task='multiclass'.",
     Fault.PREDS_ONE_HOT: "Float scores are argmaxed instead; label maps have no class axis.",
     Fault.TARGET_LABEL: "Name void labels in `ignore_index`, or check `num_classes`.",
     Fault.TARGET_FRACTION: "Resample masks with nearest-neighbour interpolation, or round them: `target.round()`.",
-    Fault.TARGET_BINARY: "Binarise the mask, name void values in `ignore_index`, or use task='multiclass' for label maps.",
+    Fault.TARGET_BINARY: "Binarise it, name void values in `ignore_index`, or use task='multiclass'.",
     Fault.TARGET_ONE_HOT: "Overlapping masks are task='multilabel'; label maps have no class axis.",
     Fault.AMBIGUOUS: "Say `input_format='one-hot'` or `input_format='index'`.",
 }
@@ -77,8 +77,10 @@ def describe(fault: Fault, voxels: int, num_classes: int, values: Sequence[float
 
 
 def _remedy(fault: Fault, values: Sequence[float]) -> str:
-    remedy = _REMEDY[fault].format()
-    if fault in (Fault.TARGET_BINARY, Fault.TARGET_LABEL, Fault.PREDS_BINARY, Fault.PREDS_LABEL) and list(values) == [255]:
+    remedy = _REMEDY[fault]
+    if fault in (Fault.TARGET_BINARY, Fault.TARGET_LABEL, Fault.PREDS_BINARY, Fault.PREDS_LABEL) and list(values) == [
+        255
+    ]:
         side = "target" if fault.name.startswith("TARGET") else "preds"
         scaled = f"If 255 means foreground (a mask of {{0, 255}} scaled by 255), use `{side} > 0`."
         void = " If 255 is a void label, say `ignore_index=255`." if side == "target" else ""

@@ -1,4 +1,4 @@
-"""Floor 1: preds, target and mask as users hold them -> canonical views; types and shapes are checked, nothing is copied.
+"""Floor 1: preds, target and mask as users hold them -> canonical views; types and shapes checked, nothing copied.
 
 The meaning of an input is decided by dtype, number of axes and options, never by the values in it.
 """
@@ -53,7 +53,9 @@ def _plain(name: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         kind = type(value)
         numpy = kind.__module__.partition(".")[0] == "numpy"
-        remedy = f"convert it with `torch.from_numpy({name})`" if numpy else f"convert it with `torch.as_tensor({name})`"
+        remedy = (
+            f"convert it with `torch.from_numpy({name})`" if numpy else f"convert it with `torch.as_tensor({name})`"
+        )
         raise TypeError(f"`{name}` must be a torch.Tensor, got {kind.__module__}.{kind.__qualname__}: {remedy}.")
     if value.layout != torch.strided:
         raise TypeError(f"`{name}` must be a dense tensor, got layout {value.layout}: use `{name}.to_dense()`.")
@@ -202,8 +204,8 @@ def _check_multilabel(preds: Tensor, target: Tensor, counting: Counting) -> None
         )
     if _axis_size(preds, counting) != counting.num_classes:
         raise ValueError(
-            f"`preds` must have {counting.num_classes} labels (`num_labels`) on axis {counting.class_dim} (`class_dim`),"
-            f" got {_seen(preds)}.{_axis_hint(preds, counting)}"
+            f"`preds` must have {counting.num_classes} labels (`num_labels`) on axis {counting.class_dim}"
+            f" (`class_dim`), got {_seen(preds)}.{_axis_hint(preds, counting)}"
         )
 
 
@@ -237,10 +239,12 @@ def _refuse_multiclass(preds: Tensor, target: Tensor, counting: Counting) -> NoR
             f"`preds` of a float dtype are scores (N, {size}, ...) with {size} classes (`num_classes`) on axis"
             f" {counting.class_dim} (`class_dim`), got {_seen(preds)}.{hint}"
         )
-    if preds.dtype in FLOATS:
-        expected = f"`target` must be a label map (N, ...) of preds' spatial shape or one-hot of preds' shape {tuple(preds.shape)}"
-    else:
-        expected = f"`preds` and `target` must be label maps (N, ...) of one shape, or one-hot with {size} classes on axis {counting.class_dim}"
+    expected = (
+        f"`target` must be a label map of preds' spatial shape, or one-hot of preds' shape {tuple(preds.shape)}"
+        if preds.dtype in FLOATS
+        else f"`preds` and `target` must be label maps of one shape (N, ...), or one-hot with {size} classes on axis"
+        f" {counting.class_dim}"
+    )
     hint = _axis_hint(target, counting) if target.ndim == preds.ndim or target.ndim > 1 + preds.ndim else ""
     raise ValueError(f"{expected}, got preds {_seen(preds)} and target {_seen(target)}.{hint}")
 

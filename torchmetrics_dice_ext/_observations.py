@@ -19,7 +19,7 @@ from torchmetrics_dice_ext._reductions import mean_of_fixed_point, to_fixed_poin
 
 
 class Result(NamedTuple):
-    """Float64 results of one score: the `average` over classes `()`, and the scores of the scored `classes` `(K',)`."""
+    """Float64 results of one score: the `average` over classes `(...)`, and the scores of the `classes` `(..., K')`."""
 
     average: Tensor
     classes: Tensor
@@ -72,24 +72,23 @@ class Reading:
         """Counts `(N, K, 4)` of N observations as a summary; summaries of disjoint data add up exactly."""
         if self.level == "global":
             return counts.sum(0)
-        return to_fixed_point(self._observe(counts)).sum(0)
+        return to_fixed_point(_joined(self.observe(counts))).sum(0)
 
     def conclude(self, summary: Tensor) -> list[Result]:
         """Results from the sum of all summaries, or casewise from the counts `(cases, K, 4)`."""
         summary = summary.cpu()
         if self.level == "global":
-            values = self._observe(summary)
-        elif self.level == "samplewise":
-            values = mean_of_fixed_point(summary)
-        else:
-            values = mean_of_fixed_point(to_fixed_point(self._observe(summary)).sum(0))
-        sizes = [1 + len(readout.names(self.counting)) for _, readout in self.scores]
-        return [Result(part[0], part[1:]) for part in values.split(sizes)]
+            return self.observe(summary)
+        if self.level == "casewise":
+            summary = to_fixed_point(_joined(self.observe(summary))).sum(0)
+        means = mean_of_fixed_point(summary).split([1 + len(r.names(self.counting)) for _, r in self.scores])
+        return [Result(mean[0], mean[1:]) for mean in means]
 
-    def _observe(self, counts: Tensor) -> Tensor:
-        """What each observation says, `(..., summary rows)`: for every score its average, then its class scores."""
-        columns = []
-        for score, readout in self.scores:
-            average, classes = read_out(counts, score, self.counting, readout)
-            columns += [average.unsqueeze(-1), classes]
-        return torch.cat(columns, dim=-1)
+    def observe(self, counts: Tensor) -> list[Result]:
+        """Results of each observation by itself from counts `(..., K, 4)`."""
+        return [Result(*read_out(counts, score, self.counting, readout)) for score, readout in self.scores]
+
+
+def _joined(results: list[Result]) -> Tensor:
+    """`(..., rows of a summary)`: for every score its average, then its class scores."""
+    return torch.cat([part for result in results for part in (result.average.unsqueeze(-1), result.classes)], dim=-1)

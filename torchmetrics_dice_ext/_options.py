@@ -146,13 +146,15 @@ class Readout:
             names = tuple(regions)
         if not flag("include_background", include_background) and counting.task != "multiclass":
             raise ValueError(
-                f"`include_background=False` is for the multiclass task; a {counting.task} task has no background class."
+                f"`include_background=False` is for the multiclass task; task {counting.task!r} has no background."
             )
         return cls(
             average=one_of("average", "none" if average is None else average, AVERAGES),
             include_background=include_background,
             zero_division=_zero_division(zero_division),
-            class_names=None if names is None else _names(names, counting, "class_names" if regions is None else "regions"),
+            class_names=None
+            if names is None
+            else _names(names, counting, "class_names" if regions is None else "regions"),
         )
 
     def names(self, counting: Counting) -> tuple[str, ...]:
@@ -235,7 +237,9 @@ def _thresholds(threshold: Any, task: Task, size: int) -> tuple[float, ...]:
 
 def _class_dim(value: Any) -> int:
     if integer("class_dim", value) == 0:
-        raise ValueError("`class_dim` must name the class axis, got 0: that is the batch axis. Use 1, or -1 for channels-last.")
+        raise ValueError(
+            "`class_dim` must name the class axis, got 0: that is the batch axis. Use 1, or -1 for channels-last."
+        )
     return operator.index(value)
 
 
@@ -248,7 +252,9 @@ def _ignore_index(value: Any) -> tuple[int, ...]:
 
 def _regions(regions: Any, num_classes: int) -> tuple[tuple[int, ...], ...]:
     if not isinstance(regions, Mapping) or not regions:
-        raise ValueError(f"`regions` must map names to lists of labels, such as {{'whole tumor': [1, 2, 3]}}, got {regions!r}.")
+        raise ValueError(
+            f"`regions` must map names to lists of labels, such as {{'whole tumor': [1, 2, 3]}}, got {regions!r}."
+        )
     return tuple(_region(name, labels, num_classes) for name, labels in regions.items())
 
 
@@ -276,7 +282,9 @@ def _zero_division(value: Any) -> float:
     return float(value)
 
 
-def _names(names: Any, counting: Counting, option: str) -> tuple[str, ...]:
+def _names(names: Any, counting: Counting, option: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f"`{option}` must be a sequence of strings, got {names!r}.")
     names = tuple(names)
@@ -284,11 +292,13 @@ def _names(names: Any, counting: Counting, option: str) -> tuple[str, ...]:
     if strangers:
         raise TypeError(f"`{option}` must hold strings, got {strangers}.")
     if len(names) != counting.num_outputs:
-        raise ValueError(f"`{option}` must hold {counting.num_outputs} names, one per class, got {len(names)}: {names}.")
+        raise ValueError(
+            f"`{option}` must hold {counting.num_outputs} names, one per class, got {len(names)}: {names}."
+        )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"`{option}` must differ from each other, got {repeated} more than once.")
     dotted = [name for name in names if "." in name or not name]
     if dotted:
         raise ValueError(f"`{option}` can't be empty or hold a '.' (torch module names forbid it), got {dotted}.")
-    return names
+    return tuple(names)

@@ -23,6 +23,7 @@ from torchmetrics_dice_ext._reductions import (
     with_background,
 )
 
+
 @dataclass(frozen=True)
 class Score:
     """A score by name, with its parameters checked; build it with `Score.of`."""

@@ -99,4 +99,5 @@ def to_fixed_point(scores: Tensor) -> Tensor:
 def mean_of_fixed_point(sums: Tensor) -> Tensor:
     """The mean `(...)` in float64 of sums `(..., 3)` of `to_fixed_point`; nan of nothing."""
     high, low, number = sums.to(torch.float64).unbind(-1)
-    return (high * 2**_HALF_BITS + low) * 2.0**-_FRACTION_BITS / number
+    mean: Tensor = (high * 2**_HALF_BITS + low) * 2.0**-_FRACTION_BITS / number
+    return mean

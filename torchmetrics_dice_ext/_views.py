@@ -46,7 +46,9 @@ class LabelViews:
     @property
     def space(self) -> tuple[int, ...]:
         """`(N, *S)`."""
-        return tuple(self.preds.shape if self.preds_form is Form.LABELS else (self.preds.shape[0], *self.preds.shape[2:]))
+        return tuple(
+            self.preds.shape if self.preds_form is Form.LABELS else (self.preds.shape[0], *self.preds.shape[2:])
+        )
 
     @property
     def num_outputs(self) -> int:

@@ -36,7 +36,17 @@ from torchmetrics_dice_ext._counts import OverlapCounts as OverlapCounts
 from torchmetrics_dice_ext._counts import choose_backend, count_views, refuse_faults
 from torchmetrics_dice_ext._inputs import read_inputs
 from torchmetrics_dice_ext._observations import Reading
-from torchmetrics_dice_ext._options import LEVELS, AggregationLevel, Average, Counting, InputFormat, Readout, Task, flag, one_of
+from torchmetrics_dice_ext._options import (
+    LEVELS,
+    AggregationLevel,
+    Average,
+    Counting,
+    InputFormat,
+    Readout,
+    Task,
+    flag,
+    one_of,
+)
 from torchmetrics_dice_ext._readout import Score
 
 if TYPE_CHECKING:
@@ -128,14 +138,17 @@ def jaccard_index(preds: Tensor, target: Tensor, task: Task, **options: Unpack[S
     .. math:: \frac{I}{P + T - I}
 
     Args:
-        preds, target, task: As `dice_score` takes them.
+        preds: As `dice_score` takes them.
+        target: Likewise.
+        task: Likewise.
         **options: See the module's docstring.
 
     Returns:
         As `dice_score`.
 
     Raises:
-        ValueError, TypeError: As `dice_score`.
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`.
 
     Example:
         >>> import torch
@@ -153,14 +166,17 @@ def precision(preds: Tensor, target: Tensor, task: Task, **options: Unpack[Score
     .. math:: \frac{I}{P}
 
     Args:
-        preds, target, task: As `dice_score` takes them.
+        preds: As `dice_score` takes them.
+        target: Likewise.
+        task: Likewise.
         **options: See the module's docstring.
 
     Returns:
         As `dice_score`.
 
     Raises:
-        ValueError, TypeError: As `dice_score`.
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`.
 
     Example:
         >>> import torch
@@ -178,14 +194,17 @@ def recall(preds: Tensor, target: Tensor, task: Task, **options: Unpack[ScoreOpt
     .. math:: \frac{I}{T}
 
     Args:
-        preds, target, task: As `dice_score` takes them.
+        preds: As `dice_score` takes them.
+        target: Likewise.
+        task: Likewise.
         **options: See the module's docstring.
 
     Returns:
         As `dice_score`.
 
     Raises:
-        ValueError, TypeError: As `dice_score`.
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`.
 
     Example:
         >>> import torch
@@ -203,14 +222,17 @@ def specificity(preds: Tensor, target: Tensor, task: Task, **options: Unpack[Sco
     .. math:: \frac{V' - P - T + I}{V' - T}
 
     Args:
-        preds, target, task: As `dice_score` takes them.
+        preds: As `dice_score` takes them.
+        target: Likewise.
+        task: Likewise.
         **options: See the module's docstring.
 
     Returns:
         As `dice_score`.
 
     Raises:
-        ValueError, TypeError: As `dice_score`.
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`.
 
     Example:
         >>> import torch
@@ -222,13 +244,17 @@ def specificity(preds: Tensor, target: Tensor, task: Task, **options: Unpack[Sco
     return _score(Score.of("specificity"), preds, target, task, options)
 
 
-def fbeta_score(preds: Tensor, target: Tensor, task: Task, *, beta: float = 1.0, **options: Unpack[ScoreOptions]) -> Tensor:
+def fbeta_score(
+    preds: Tensor, target: Tensor, task: Task, *, beta: float = 1.0, **options: Unpack[ScoreOptions]
+) -> Tensor:
     r"""F-beta score (van Rijsbergen 1979); beta 1 is Dice.
 
     .. math:: \frac{(1 + \beta^2) I}{P + \beta^2 T}
 
     Args:
-        preds, target, task: As `dice_score` takes them.
+        preds: As `dice_score` takes them.
+        target: Likewise.
+        task: Likewise.
         beta: Weight of recall against precision, above 0.
         **options: See the module's docstring.
 
@@ -236,7 +262,8 @@ def fbeta_score(preds: Tensor, target: Tensor, task: Task, *, beta: float = 1.0,
         As `dice_score`.
 
     Raises:
-        ValueError, TypeError: As `dice_score`.
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`.
 
     Example:
         >>> import torch
@@ -248,13 +275,17 @@ def fbeta_score(preds: Tensor, target: Tensor, task: Task, *, beta: float = 1.0,
     return _score(Score.of("fbeta", beta=beta), preds, target, task, options)
 
 
-def tversky_index(preds: Tensor, target: Tensor, task: Task, *, alpha: float = 0.5, beta: float = 0.5, **options: Unpack[ScoreOptions]) -> Tensor:
+def tversky_index(
+    preds: Tensor, target: Tensor, task: Task, *, alpha: float = 0.5, beta: float = 0.5, **options: Unpack[ScoreOptions]
+) -> Tensor:
     r"""Tversky index (Tversky 1977); alpha = beta = 0.5 is Dice, 1 is Jaccard.
 
     .. math:: \frac{I}{I + \alpha (P - I) + \beta (T - I)}
 
     Args:
-        preds, target, task: As `dice_score` takes them.
+        preds: As `dice_score` takes them.
+        target: Likewise.
+        task: Likewise.
         alpha: Weight of false positives, at least 0.
         beta: Weight of false negatives, at least 0; not both 0.
         **options: See the module's docstring.
@@ -263,7 +294,8 @@ def tversky_index(preds: Tensor, target: Tensor, task: Task, *, alpha: float = 0
         As `dice_score`.
 
     Raises:
-        ValueError, TypeError: As `dice_score`.
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`.
 
     Example:
         >>> import torch
@@ -281,14 +313,17 @@ def volumetric_similarity(preds: Tensor, target: Tensor, task: Task, **options: 
     .. math:: 1 - \frac{|P - T|}{P + T}
 
     Args:
-        preds, target, task: As `dice_score` takes them.
+        preds: As `dice_score` takes them.
+        target: Likewise.
+        task: Likewise.
         **options: See the module's docstring.
 
     Returns:
         As `dice_score`.
 
     Raises:
-        ValueError, TypeError: As `dice_score`.
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`.
 
     Example:
         >>> import torch
@@ -300,17 +335,26 @@ def volumetric_similarity(preds: Tensor, target: Tensor, task: Task, **options: 
     return _score(Score.of("volumetric_similarity"), preds, target, task, options)
 
 
-def generalized_dice_score(preds: Tensor, target: Tensor, task: Task, *, weight_type: Literal["square", "simple", "linear"] = "square", **options: Unpack[ScoreOptions]) -> Tensor:
+def generalized_dice_score(
+    preds: Tensor,
+    target: Tensor,
+    task: Task,
+    *,
+    weight_type: Literal["square", "simple", "linear"] = "square",
+    **options: Unpack[ScoreOptions],
+) -> Tensor:
     r"""Generalized Dice score (Crum 2006, Sudre 2017).
 
     .. math:: \frac{2 \sum_c w_c I_c}{\sum_c w_c (P_c + T_c)}
 
-    A class without target in an observation gets the largest weight that a class with target has there; with no target at
-    all the weights are 1. They come from the scored classes of that observation alone. The binary task counts background
-    and foreground as two classes. There is no `average`.
+    A class without target in an observation gets the largest weight that a class with target has there; with no target
+    at all the weights are 1. They come from the scored classes of that observation alone. The binary task counts
+    background and foreground as two classes. There is no `average`.
 
     Args:
-        preds, target, task: As `dice_score` takes them.
+        preds: As `dice_score` takes them.
+        target: Likewise.
+        task: Likewise.
         weight_type: "square" w = 1/T², "simple" w = 1/T, "linear" w = 1.
         **options: See the module's docstring.
 
@@ -318,7 +362,8 @@ def generalized_dice_score(preds: Tensor, target: Tensor, task: Task, *, weight_
         As `dice_score`.
 
     Raises:
-        ValueError, TypeError: As `dice_score`.
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`.
 
     Example:
         >>> import torch
@@ -330,13 +375,17 @@ def generalized_dice_score(preds: Tensor, target: Tensor, task: Task, *, weight_
     return _score(Score.of("generalized_dice", weight_type=weight_type), preds, target, task, options)
 
 
-def which_backend(preds: Tensor, target: Tensor, task: Task, **options: Unpack[CountingOptions]) -> tuple[str, dict[str, str]]:
+def which_backend(
+    preds: Tensor, target: Tensor, task: Task, **options: Unpack[CountingOptions]
+) -> tuple[str, dict[str, str]]:
     """Tell which backend counts such an input: "triton", "cpu" or "reference" (torch alone).
 
     The environment variable `TORCHMETRICS_DICE_EXT_BACKEND` chooses one ("auto" by default).
 
     Args:
-        preds, target, task: As `overlap_counts` takes them.
+        preds: As `overlap_counts` takes them.
+        target: Likewise.
+        task: Likewise.
         **options: See the module's docstring.
 
     Returns:
@@ -375,7 +424,7 @@ def _count(preds: Tensor, target: Tensor, counting: Counting, options: Mapping[s
     return counts
 
 
-def _score(score: Score, preds: Tensor, target: Tensor, task: Task, options: ScoreOptions) -> Tensor:
+def _score(score: Score, preds: Tensor, target: Tensor, task: Task, options: Mapping[str, Any]) -> Tensor:
     strangers = sorted(options.keys() - _COUNTING - _READOUT - _PER_CALL - {"aggregation_level"})
     if strangers:
         raise TypeError(f"Unexpected options {strangers}; a score takes {sorted(ScoreOptions.__optional_keys__)}.")

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from torchmetrics_dice_ext._inputs import read_inputs
 from torchmetrics_dice_ext._observations import Reading, Result
 from torchmetrics_dice_ext._options import Readout, ValidateArgs, validation_mode
 from torchmetrics_dice_ext.metrics import _exchange, _ledger
+from torchmetrics_dice_ext.metrics._evaluation import case_rows, confidence_interval
+from torchmetrics_dice_ext.metrics._plots import draw
 
 
 class OverlapMetric(Metric):
@@ -30,8 +33,8 @@ class OverlapMetric(Metric):
     State: one vector (`_ledger`), whatever has been seen; casewise also one row of counts per case (`_cases`). `reset`
     empties it, `merge_state` adds that of another metric, ``persistent(True)`` makes it part of the state_dict.
 
-    Synchronisation: `compute`, `per_class`, `per_case` and `confidence_interval` cost one collective each, casewise two.
-    All ranks call them, also one without data.
+    Synchronisation: `compute`, `per_class`, `per_case` and `confidence_interval` cost one collective each, casewise
+    two. All ranks call them, also one without data.
 
     Args:
         reading: What is counted and what is read out.
@@ -51,7 +54,7 @@ class OverlapMetric(Metric):
         self,
         reading: Reading,
         validate_args: ValidateArgs = True,
-        shown: tuple[int, int | None] = (0, None),
+        shown: tuple[int, int | None] | None = (0, None),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -68,7 +71,12 @@ class OverlapMetric(Metric):
             self.add_state(self._keys_name, torch.zeros(0, dtype=torch.int64, device="cpu"), dist_reduce_fx=None)
 
     def update(
-        self, preds: Tensor, target: Tensor, *, mask: Tensor | None = None, case_ids: Sequence[int | str] | Tensor | None = None
+        self,
+        preds: Tensor,
+        target: Tensor,
+        *,
+        mask: Tensor | None = None,
+        case_ids: Sequence[int | str] | Tensor | None = None,
     ) -> None:
         """Count one batch.
 
@@ -79,9 +87,9 @@ class OverlapMetric(Metric):
             case_ids: N ints or strings, the case of each sample; for casewise metrics alone.
 
         Raises:
-            ValueError: Shapes that don't fit; malformed values, if validation is eager (the default on the CPU). The metric
-                is then as it was. Deferred validation (the default on accelerators) never waits for the device: malformed
-                voxels are left out, and `compute` refuses.
+            ValueError: Shapes that don't fit; malformed values, if validation is eager (the default on the CPU). The
+                metric is then as it was. Deferred validation (the default on accelerators) never waits for the device:
+                malformed voxels are left out, and `compute` refuses.
             TypeError: Wrong types or dtypes.
         """
         views = read_inputs(preds, target, mask, self._reading.counting)
@@ -111,11 +119,7 @@ class OverlapMetric(Metric):
         Raises:
             ValueError: Validation is deferred and an update since the last reset had malformed values, on any rank.
         """
-        which, index = self._shown
-        result = self._results()[which]
-        if index is not None:
-            return self._publish(result.classes[index])
-        return self._publish(result.classes if self._readout.average == "none" else result.average)
+        return self._publish(self._shown_of(self._results()))
 
     def per_class(self) -> dict[str, Tensor]:
         """The score of each scored class by name, 0-d tensors; nan where a class has none.
@@ -123,8 +127,59 @@ class OverlapMetric(Metric):
         Without `class_names` the names are "0", "1", ..., and "foreground" for the binary task.
         """
         with self._synced():
-            classes = self._publish(self._results()[self._shown[0]].classes)
+            classes = self._publish(self._results()[0 if self._shown is None else self._shown[0]].classes)
         return dict(zip(self._readout.names(self._reading.counting), classes.unbind(), strict=True))
+
+    def per_case(self, *, worst_first: bool = False) -> list[dict[str, Any]]:
+        """One row per case and scored class of a casewise metric, the same on every rank.
+
+        Keys: case, class (its name), intersection, pred_cardinality, target_cardinality, support (voxels), score. Made
+        for ``pandas.DataFrame(rows)`` or `csv.DictWriter`.
+
+        Args:
+            worst_first: Whether rows are in ascending order of score (nan last) instead of case.
+        """
+        which = 0 if self._shown is None else self._shown[0]
+        return self._per_case((("score", which),), worst_first)
+
+    def confidence_interval(
+        self, level: float = 0.95, n_resamples: int = 1000, seed: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Percentile bootstrap of the mean over cases, of what `compute` gives, for a casewise metric.
+
+        Args:
+            level: Confidence level in (0, 1).
+            n_resamples: Number of resamples.
+            seed: With a seed the interval is the same on all ranks and for any order of cases. Global random generators
+                stay untouched in any case.
+
+        Returns:
+            Low and high, each shaped as the result of `compute`; nan with fewer than two scored cases.
+
+        Raises:
+            ModuleNotFoundError: scipy, the extra "stats", is missing.
+        """
+        with self._synced():
+            self._refuse()
+            scores = self._shown_of(self._reading.observe(self._case_counts()[1]))
+        low, high = confidence_interval(scores, level, n_resamples, seed)
+        return self._publish(low), self._publish(high)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw bars per class by name, or with several values their curves over steps; needs matplotlib.
+
+        Args:
+            val: What `compute`, `forward` or `per_class` gave, or a sequence of such; by default `per_class()` for a
+                metric with average "none", else `compute()`.
+            ax: A matplotlib axis to draw on.
+
+        Returns:
+            Figure and axis.
+        """
+        vector = self._shown is not None and self._shown[1] is None and self._readout.average == "none"
+        if val is None:
+            val = self.per_class() if vector else self.compute()
+        return draw(val, self._readout.names(self._reading.counting), type(self).__name__, ax)
 
     def reset(self) -> None:
         """Forget all updates."""
@@ -234,7 +289,7 @@ class OverlapMetric(Metric):
 
     @property
     def _readout(self) -> Readout:
-        return self._reading.scores[self._shown[0]][1]
+        return self._reading.scores[0 if self._shown is None else self._shown[0]][1]
 
     @property
     def _identity(self) -> str:
@@ -263,7 +318,7 @@ class OverlapMetric(Metric):
     def _own_table(self) -> CaseTable:
         """The case table of the current state, safe to write to.
 
-        States are shared with the members of a compute group, so only tensors that this metric made itself may be written.
+        States are shared with the members of a compute group: a metric writes only to tensors that it made itself.
         """
         rows, keys = getattr(self, self._rows_name), getattr(self, self._keys_name)
         if self._table is None or self._table.rows is not rows or self._table.keys is not keys:
@@ -287,21 +342,44 @@ class OverlapMetric(Metric):
 
     def _results(self) -> list[Result]:
         """Results of all scores of the reading from the current state."""
-        ledger = getattr(self, self._ledger_name).cpu()
-        complaint = _ledger.complaint(ledger, self._reading.counting.num_classes)
-        if complaint and not self._in_forward:
-            raise ValueError(complaint)
+        self._refuse()
         if self._reading.level == "casewise":
             summary = self._case_counts()[1]
         else:
-            summary = ledger[_ledger.SUMMARY].reshape(self._reading.summary_shape)
+            summary = getattr(self, self._ledger_name)[_ledger.SUMMARY].reshape(self._reading.summary_shape)
         results = self._reading.conclude(summary)
-        if complaint:
+        if self._in_forward and getattr(self, self._ledger_name)[_ledger.FAULTS].any():
             return [Result(*(torch.full_like(part, math.nan) for part in result)) for result in results]
         return results
 
+    def _shown_of(self, results: list[Result]) -> Tensor:
+        """The part of the results that `compute` gives, class axis last; all of it where nothing is chosen."""
+        if self._shown is None:
+            return torch.cat([part for r in results for part in (r.average.unsqueeze(-1), r.classes)], dim=-1)
+        which, index = self._shown
+        if index is not None:
+            return results[which].classes[..., index]
+        return results[which].classes if self._readout.average == "none" else results[which].average
+
+    def _per_case(self, columns: Sequence[tuple[str, int]], worst_first: bool) -> list[dict[str, Any]]:
+        """Rows by case with the given columns: their names, and which scores of the reading they hold."""
+        reading = replace(self._reading, scores=tuple(self._reading.scores[which] for _, which in columns))
+        with self._synced():
+            self._refuse()
+            return case_rows(reading, *self._case_counts(), [name for name, _ in columns], worst_first)
+
+    def _refuse(self) -> None:
+        """Raise what is wrong with the current state."""
+        complaint = _ledger.complaint(getattr(self, self._ledger_name), self._reading.counting.num_classes)
+        if complaint and not self._in_forward:
+            raise ValueError(complaint)
+
     def _case_counts(self) -> tuple[list[int | str], Tensor]:
         """Case ids and their counts `(cases, K, 4)` on the CPU."""
+        if self._reading.level != "casewise":
+            raise ValueError(
+                f"Cases are known at `aggregation_level='casewise'` alone, not at {self._reading.level!r}."
+            )
         cases = spelled_cases(getattr(self, self._keys_name))
         return cases, getattr(self, self._rows_name)[: len(cases)].cpu()
 

@@ -34,7 +34,7 @@ def add_ledgers(ledger: Tensor, gather: Gather, group: Any) -> Tensor:
 
 
 def merge_cases(ledger: Tensor, rows: Tensor, keys: Tensor, gather: Gather, group: Any) -> tuple[Tensor, CaseTable]:
-    """Ledger and case table of all processes, by two collectives: ledgers with sizes, then keys and rows in one vector."""
+    """Ledger and case table of all processes, by two collectives: ledgers and sizes, then keys and rows."""
     row = rows.shape[1:]
     cases = len(spelled_cases(keys))
     words = torch.cat((keys.to(rows.device), rows[:cases].reshape(-1).view(torch.int64)))
@@ -45,7 +45,9 @@ def merge_cases(ledger: Tensor, rows: Tensor, keys: Tensor, gather: Gather, grou
     padded = torch.cat((words, words.new_zeros(longest - words.numel())))
     merged = CaseTable(rows[:0], keys[:0])
     for (split, length), gathered in zip(lengths, _gather(padded, gather, group), strict=True):
-        merged.add_table(gathered[split:length].view(rows.dtype).reshape(-1, *row).to(rows.device), gathered[:split].cpu())
+        merged.add_table(
+            gathered[split:length].view(rows.dtype).reshape(-1, *row).to(rows.device), gathered[:split].cpu()
+        )
     return _ledger.add(heads[:, :-2]).to(ledger.device), merged
 
 

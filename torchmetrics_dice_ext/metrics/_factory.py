@@ -36,5 +36,5 @@ class TaskFactory:
                 f"`num_classes` belongs to task 'multiclass', `num_labels` to task 'multilabel', got task {task!r} with"
                 f" num_classes={num_classes}, num_labels={num_labels}."
             )
-        metric = getattr(cls, task)
-        return metric(**options) if task == "binary" else metric(size, **options)
+        metric: type[OverlapMetric] = getattr(cls, task)
+        return metric(**options) if task == "binary" else metric(size, **options)  # type: ignore[arg-type]

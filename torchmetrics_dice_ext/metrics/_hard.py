@@ -12,25 +12,25 @@ WeightType = Literal["square", "simple", "linear"]
 
 
 class BinaryDiceScore(BinaryOverlapMetric):
-    """Dice score of one foreground class; formula in `functional.dice_score`, options in `BinaryOverlapMetric`."""
+    """Dice score of one foreground class; see `functional.dice_score` for the formula."""
 
     score: ClassVar[Score] = Score.of("dice")
 
 
 class MulticlassDiceScore(MulticlassOverlapMetric):
-    """Dice score of C classes; formula in `functional.dice_score`, options in `MulticlassOverlapMetric`."""
+    """Dice score of C classes; see `functional.dice_score` for the formula."""
 
     score: ClassVar[Score] = Score.of("dice")
 
 
 class MultilabelDiceScore(MultilabelOverlapMetric):
-    """Dice score of L labels; formula in `functional.dice_score`, options in `MultilabelOverlapMetric`."""
+    """Dice score of L labels; see `functional.dice_score` for the formula."""
 
     score: ClassVar[Score] = Score.of("dice")
 
 
 class DiceScore(TaskFactory):
-    """Dice score of any task; see `BinaryDiceScore`, `MulticlassDiceScore`, `MultilabelDiceScore` and `functional.dice_score`."""
+    """Dice score of the task that is named; see `functional.dice_score` for the formula."""
 
     binary = BinaryDiceScore
     multiclass = MulticlassDiceScore
@@ -38,25 +38,25 @@ class DiceScore(TaskFactory):
 
 
 class BinaryJaccardIndex(BinaryOverlapMetric):
-    """Jaccard index of one foreground class; formula in `functional.jaccard_index`, options in `BinaryOverlapMetric`."""
+    """Jaccard index of one foreground class; see `functional.jaccard_index` for the formula."""
 
     score: ClassVar[Score] = Score.of("jaccard")
 
 
 class MulticlassJaccardIndex(MulticlassOverlapMetric):
-    """Jaccard index of C classes; formula in `functional.jaccard_index`, options in `MulticlassOverlapMetric`."""
+    """Jaccard index of C classes; see `functional.jaccard_index` for the formula."""
 
     score: ClassVar[Score] = Score.of("jaccard")
 
 
 class MultilabelJaccardIndex(MultilabelOverlapMetric):
-    """Jaccard index of L labels; formula in `functional.jaccard_index`, options in `MultilabelOverlapMetric`."""
+    """Jaccard index of L labels; see `functional.jaccard_index` for the formula."""
 
     score: ClassVar[Score] = Score.of("jaccard")
 
 
 class JaccardIndex(TaskFactory):
-    """Jaccard index of any task; see `BinaryJaccardIndex`, `MulticlassJaccardIndex`, `MultilabelJaccardIndex` and `functional.jaccard_index`."""
+    """Jaccard index of the task that is named; see `functional.jaccard_index` for the formula."""
 
     binary = BinaryJaccardIndex
     multiclass = MulticlassJaccardIndex
@@ -64,25 +64,25 @@ class JaccardIndex(TaskFactory):
 
 
 class BinaryPrecision(BinaryOverlapMetric):
-    """Precision of one foreground class; formula in `functional.precision`, options in `BinaryOverlapMetric`."""
+    """Precision of one foreground class; see `functional.precision` for the formula."""
 
     score: ClassVar[Score] = Score.of("precision")
 
 
 class MulticlassPrecision(MulticlassOverlapMetric):
-    """Precision of C classes; formula in `functional.precision`, options in `MulticlassOverlapMetric`."""
+    """Precision of C classes; see `functional.precision` for the formula."""
 
     score: ClassVar[Score] = Score.of("precision")
 
 
 class MultilabelPrecision(MultilabelOverlapMetric):
-    """Precision of L labels; formula in `functional.precision`, options in `MultilabelOverlapMetric`."""
+    """Precision of L labels; see `functional.precision` for the formula."""
 
     score: ClassVar[Score] = Score.of("precision")
 
 
 class Precision(TaskFactory):
-    """Precision of any task; see `BinaryPrecision`, `MulticlassPrecision`, `MultilabelPrecision` and `functional.precision`."""
+    """Precision of the task that is named; see `functional.precision` for the formula."""
 
     binary = BinaryPrecision
     multiclass = MulticlassPrecision
@@ -90,25 +90,25 @@ class Precision(TaskFactory):
 
 
 class BinaryRecall(BinaryOverlapMetric):
-    """Recall of one foreground class; formula in `functional.recall`, options in `BinaryOverlapMetric`."""
+    """Recall of one foreground class; see `functional.recall` for the formula."""
 
     score: ClassVar[Score] = Score.of("recall")
 
 
 class MulticlassRecall(MulticlassOverlapMetric):
-    """Recall of C classes; formula in `functional.recall`, options in `MulticlassOverlapMetric`."""
+    """Recall of C classes; see `functional.recall` for the formula."""
 
     score: ClassVar[Score] = Score.of("recall")
 
 
 class MultilabelRecall(MultilabelOverlapMetric):
-    """Recall of L labels; formula in `functional.recall`, options in `MultilabelOverlapMetric`."""
+    """Recall of L labels; see `functional.recall` for the formula."""
 
     score: ClassVar[Score] = Score.of("recall")
 
 
 class Recall(TaskFactory):
-    """Recall of any task; see `BinaryRecall`, `MulticlassRecall`, `MultilabelRecall` and `functional.recall`."""
+    """Recall of the task that is named; see `functional.recall` for the formula."""
 
     binary = BinaryRecall
     multiclass = MulticlassRecall
@@ -116,25 +116,25 @@ class Recall(TaskFactory):
 
 
 class BinarySpecificity(BinaryOverlapMetric):
-    """Specificity of one foreground class; formula in `functional.specificity`, options in `BinaryOverlapMetric`."""
+    """Specificity of one foreground class; see `functional.specificity` for the formula."""
 
     score: ClassVar[Score] = Score.of("specificity")
 
 
 class MulticlassSpecificity(MulticlassOverlapMetric):
-    """Specificity of C classes; formula in `functional.specificity`, options in `MulticlassOverlapMetric`."""
+    """Specificity of C classes; see `functional.specificity` for the formula."""
 
     score: ClassVar[Score] = Score.of("specificity")
 
 
 class MultilabelSpecificity(MultilabelOverlapMetric):
-    """Specificity of L labels; formula in `functional.specificity`, options in `MultilabelOverlapMetric`."""
+    """Specificity of L labels; see `functional.specificity` for the formula."""
 
     score: ClassVar[Score] = Score.of("specificity")
 
 
 class Specificity(TaskFactory):
-    """Specificity of any task; see `BinarySpecificity`, `MulticlassSpecificity`, `MultilabelSpecificity` and `functional.specificity`."""
+    """Specificity of the task that is named; see `functional.specificity` for the formula."""
 
     binary = BinarySpecificity
     multiclass = MulticlassSpecificity
@@ -142,25 +142,25 @@ class Specificity(TaskFactory):
 
 
 class BinaryVolumetricSimilarity(BinaryOverlapMetric):
-    """Volumetric similarity of one foreground class; formula in `functional.volumetric_similarity`, options in `BinaryOverlapMetric`."""
+    """Volumetric similarity of one foreground class; see `functional.volumetric_similarity` for the formula."""
 
     score: ClassVar[Score] = Score.of("volumetric_similarity")
 
 
 class MulticlassVolumetricSimilarity(MulticlassOverlapMetric):
-    """Volumetric similarity of C classes; formula in `functional.volumetric_similarity`, options in `MulticlassOverlapMetric`."""
+    """Volumetric similarity of C classes; see `functional.volumetric_similarity` for the formula."""
 
     score: ClassVar[Score] = Score.of("volumetric_similarity")
 
 
 class MultilabelVolumetricSimilarity(MultilabelOverlapMetric):
-    """Volumetric similarity of L labels; formula in `functional.volumetric_similarity`, options in `MultilabelOverlapMetric`."""
+    """Volumetric similarity of L labels; see `functional.volumetric_similarity` for the formula."""
 
     score: ClassVar[Score] = Score.of("volumetric_similarity")
 
 
 class VolumetricSimilarity(TaskFactory):
-    """Volumetric similarity of any task; see `BinaryVolumetricSimilarity`, `MulticlassVolumetricSimilarity`, `MultilabelVolumetricSimilarity` and `functional.volumetric_similarity`."""
+    """Volumetric similarity of the task that is named; see `functional.volumetric_similarity` for the formula."""
 
     binary = BinaryVolumetricSimilarity
     multiclass = MulticlassVolumetricSimilarity
@@ -168,28 +168,28 @@ class VolumetricSimilarity(TaskFactory):
 
 
 class BinaryFBetaScore(BinaryOverlapMetric):
-    """F-beta score of one foreground class; formula in `functional.fbeta_score`, options in `BinaryOverlapMetric`."""
+    """F-beta score of one foreground class; see `functional.fbeta_score` for the formula."""
 
     def __init__(self, *, beta: float = 1.0, **options: Any) -> None:
         super().__init__(score=Score.of("fbeta", beta=beta), **options)
 
 
 class MulticlassFBetaScore(MulticlassOverlapMetric):
-    """F-beta score of C classes; formula in `functional.fbeta_score`, options in `MulticlassOverlapMetric`."""
+    """F-beta score of C classes; see `functional.fbeta_score` for the formula."""
 
     def __init__(self, num_classes: int, *, beta: float = 1.0, **options: Any) -> None:
         super().__init__(num_classes, score=Score.of("fbeta", beta=beta), **options)
 
 
 class MultilabelFBetaScore(MultilabelOverlapMetric):
-    """F-beta score of L labels; formula in `functional.fbeta_score`, options in `MultilabelOverlapMetric`."""
+    """F-beta score of L labels; see `functional.fbeta_score` for the formula."""
 
     def __init__(self, num_labels: int, *, beta: float = 1.0, **options: Any) -> None:
         super().__init__(num_labels, score=Score.of("fbeta", beta=beta), **options)
 
 
 class FBetaScore(TaskFactory):
-    """F-beta score of any task; see `BinaryFBetaScore`, `MulticlassFBetaScore`, `MultilabelFBetaScore` and `functional.fbeta_score`."""
+    """F-beta score of the task that is named; see `functional.fbeta_score` for the formula."""
 
     binary = BinaryFBetaScore
     multiclass = MulticlassFBetaScore
@@ -197,28 +197,28 @@ class FBetaScore(TaskFactory):
 
 
 class BinaryTverskyIndex(BinaryOverlapMetric):
-    """Tversky index of one foreground class; formula in `functional.tversky_index`, options in `BinaryOverlapMetric`."""
+    """Tversky index of one foreground class; see `functional.tversky_index` for the formula."""
 
     def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
         super().__init__(score=Score.of("tversky", alpha=alpha, beta=beta), **options)
 
 
 class MulticlassTverskyIndex(MulticlassOverlapMetric):
-    """Tversky index of C classes; formula in `functional.tversky_index`, options in `MulticlassOverlapMetric`."""
+    """Tversky index of C classes; see `functional.tversky_index` for the formula."""
 
     def __init__(self, num_classes: int, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
         super().__init__(num_classes, score=Score.of("tversky", alpha=alpha, beta=beta), **options)
 
 
 class MultilabelTverskyIndex(MultilabelOverlapMetric):
-    """Tversky index of L labels; formula in `functional.tversky_index`, options in `MultilabelOverlapMetric`."""
+    """Tversky index of L labels; see `functional.tversky_index` for the formula."""
 
     def __init__(self, num_labels: int, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
         super().__init__(num_labels, score=Score.of("tversky", alpha=alpha, beta=beta), **options)
 
 
 class TverskyIndex(TaskFactory):
-    """Tversky index of any task; see `BinaryTverskyIndex`, `MulticlassTverskyIndex`, `MultilabelTverskyIndex` and `functional.tversky_index`."""
+    """Tversky index of the task that is named; see `functional.tversky_index` for the formula."""
 
     binary = BinaryTverskyIndex
     multiclass = MulticlassTverskyIndex
@@ -226,7 +226,7 @@ class TverskyIndex(TaskFactory):
 
 
 class BinaryGeneralizedDiceScore(BinaryOverlapMetric):
-    """Generalized Dice score of one foreground class; formula in `functional.generalized_dice_score`, options in `BinaryOverlapMetric`."""
+    """Generalized Dice score of one foreground class; see `functional.generalized_dice_score` for the formula."""
 
     def __init__(self, *, weight_type: WeightType = "square", **options: Any) -> None:
         _refuse_average(options)
@@ -234,7 +234,7 @@ class BinaryGeneralizedDiceScore(BinaryOverlapMetric):
 
 
 class MulticlassGeneralizedDiceScore(MulticlassOverlapMetric):
-    """Generalized Dice score of C classes; formula in `functional.generalized_dice_score`, options in `MulticlassOverlapMetric`."""
+    """Generalized Dice score of C classes; see `functional.generalized_dice_score` for the formula."""
 
     def __init__(self, num_classes: int, *, weight_type: WeightType = "square", **options: Any) -> None:
         _refuse_average(options)
@@ -242,7 +242,7 @@ class MulticlassGeneralizedDiceScore(MulticlassOverlapMetric):
 
 
 class MultilabelGeneralizedDiceScore(MultilabelOverlapMetric):
-    """Generalized Dice score of L labels; formula in `functional.generalized_dice_score`, options in `MultilabelOverlapMetric`."""
+    """Generalized Dice score of L labels; see `functional.generalized_dice_score` for the formula."""
 
     def __init__(self, num_labels: int, *, weight_type: WeightType = "square", **options: Any) -> None:
         _refuse_average(options)
@@ -250,7 +250,7 @@ class MultilabelGeneralizedDiceScore(MultilabelOverlapMetric):
 
 
 class GeneralizedDiceScore(TaskFactory):
-    """Generalized Dice score of any task; see `BinaryGeneralizedDiceScore`, `MulticlassGeneralizedDiceScore`, `MultilabelGeneralizedDiceScore` and `functional.generalized_dice_score`."""
+    """Generalized Dice score of the task that is named; see `functional.generalized_dice_score` for the formula."""
 
     binary = BinaryGeneralizedDiceScore
     multiclass = MulticlassGeneralizedDiceScore
@@ -259,4 +259,6 @@ class GeneralizedDiceScore(TaskFactory):
 
 def _refuse_average(options: dict[str, Any]) -> None:
     if "average" in options:
-        raise ValueError("`average` has no meaning for the Generalized Dice score: its weights join the classes. Leave it out.")
+        raise ValueError(
+            "`average` has no meaning for the Generalized Dice score: its weights join the classes. Leave it out."
+        )

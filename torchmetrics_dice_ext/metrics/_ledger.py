@@ -1,7 +1,7 @@
 """Floor 5: the ledger, a metric's state in one vector.
 
-`[updates | faults by kind | first faulty update by kind | summary of the observations]`. Ledgers of disjoint data add up,
-but for the first faulty updates, of which the least one counts.
+`[updates | faults by kind | first faulty update by kind | summary of the observations]`. Ledgers of disjoint data add
+up, but for the first faulty updates, of which the least one counts.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class BinaryOverlapMetric(OverlapMetric):
         threshold: A float is positive above it, in (0, 1).
         from_logits: Whether float preds are logits.
         class_dim: Where a singleton channel axis may stand.
-        aggregation_level: "global" pools the counts of all data; "samplewise" scores each sample, "casewise" each case of
-            `case_ids`, then takes the mean over those that have a score. A case that comes twice whole, as from a
+        aggregation_level: "global" pools the counts of all data; "samplewise" scores each sample, "casewise" each case
+            of `case_ids`, then takes the mean over those that have a score. A case that comes twice whole, as from a
             `DistributedSampler` that pads, changes no score casewise, but does at the other levels.
         ignore_index: Target values that are void: left out on both sides.
         zero_division: The score where its denominator is 0: "nan" (skipped by averages) or a number in [0, 1].
@@ -127,8 +127,8 @@ class MulticlassOverlapMetric(OverlapMetric):
 class MultilabelOverlapMetric(OverlapMetric):
     """A score of L labels, each of which a voxel may have or not.
 
-    `update` takes preds `(N, L, ...)`: float probabilities (logits with `from_logits`), or int/bool in {0, 1}; target of
-    the same shape in {0, 1}.
+    `update` takes preds `(N, L, ...)`: float probabilities (logits with `from_logits`), or int/bool in {0, 1}; target
+    of the same shape in {0, 1}.
 
     Args:
         num_labels: L.
