@@ -38,3 +38,7 @@ from torchmetrics_dice_ext.metrics._hard import Specificity as Specificity
 from torchmetrics_dice_ext.metrics._hard import TverskyIndex as TverskyIndex
 from torchmetrics_dice_ext.metrics._hard import VolumetricSimilarity as VolumetricSimilarity
 from torchmetrics_dice_ext.metrics._report import OverlapReport as OverlapReport
+from torchmetrics_dice_ext.metrics._soft import BinarySoftDiceScore as BinarySoftDiceScore
+from torchmetrics_dice_ext.metrics._soft import MulticlassSoftDiceScore as MulticlassSoftDiceScore
+from torchmetrics_dice_ext.metrics._soft import MultilabelSoftDiceScore as MultilabelSoftDiceScore
+from torchmetrics_dice_ext.metrics._soft import SoftDiceScore as SoftDiceScore

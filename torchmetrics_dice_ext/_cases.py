@@ -78,7 +78,9 @@ def read_case_ids(case_ids: Any, samples: int) -> list[CaseId]:
 
 def spelled_cases(keys: Tensor) -> list[CaseId]:
     """The case ids that keys spell."""
-    words, cases, at = keys.tolist(), [], 0
+    words = keys.tolist() if keys.numel() else []
+    cases: list[CaseId] = []
+    at = 0
     while at < len(words) and words[at]:
         if words[at] == _INT:
             cases.append(words[at + 1])

@@ -21,7 +21,7 @@ INTEGERS = frozenset(
 )
 
 
-def read_inputs(preds: Any, target: Any, mask: Any, counting: Counting) -> Views:
+def read_inputs(preds: Any, target: Any, mask: Any, counting: Counting, *, keep_graph: bool = False) -> Views:
     """Canonical views of one batch.
 
     Args:
@@ -29,12 +29,13 @@ def read_inputs(preds: Any, target: Any, mask: Any, counting: Counting) -> Views
         target: As the task takes it.
         mask: None, or bool of the target's shape without its class axis.
         counting: The options that decide the reading.
+        keep_graph: Leave the views of preds in preds' autograd graph, for losses.
 
     Raises:
         TypeError: A wrong type or dtype.
         ValueError: Shapes that don't fit each other or the options; tensors on two devices.
     """
-    preds, target = _plain("preds", preds), _plain("target", target)
+    preds, target = _plain("preds", preds, keep_graph), _plain("target", target)
     if mask is not None:
         mask = _plain("mask", mask)
         if mask.dtype != torch.bool:
@@ -48,8 +49,8 @@ def read_inputs(preds: Any, target: Any, mask: Any, counting: Counting) -> Views
     return (_label_views if counting.task == "multiclass" else _mask_views)(preds, target, mask, counting)
 
 
-def _plain(name: str, value: Any) -> Tensor:
-    """A detached, dense `torch.Tensor` of a dtype that can be counted."""
+def _plain(name: str, value: Any, keep_graph: bool = False) -> Tensor:
+    """A dense `torch.Tensor` of a dtype that can be counted, detached unless its graph is to be kept."""
     if not isinstance(value, Tensor):
         kind = type(value)
         numpy = kind.__module__.partition(".")[0] == "numpy"
@@ -64,7 +65,7 @@ def _plain(name: str, value: Any) -> Tensor:
             f"`{name}` must be of a real dtype (float64, float32, float16, bfloat16, an integer dtype or bool),"
             f" got {_seen(value)}: convert it with `{name}.to(torch.float32)`."
         )
-    if value.requires_grad:
+    if value.requires_grad and not keep_graph:
         value = value.detach()
     return value if type(value) is Tensor else value.as_subclass(Tensor)
 

@@ -13,9 +13,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchmetrics_dice_ext._counts import count_views
 from torchmetrics_dice_ext._options import AggregationLevel, Counting, Readout
 from torchmetrics_dice_ext._readout import Score, read_out
 from torchmetrics_dice_ext._reductions import mean_of_fixed_point, to_fixed_point
+from torchmetrics_dice_ext._soft_counts import count_soft
+from torchmetrics_dice_ext._views import Views
+
+
+def count_batch(views: Views, counting: Counting) -> tuple[Tensor, Tensor]:
+    """Counts `(N, K, 4)` and faults `(NUM_FAULTS,)`, hard or soft as the counting says."""
+    if counting.soft:
+        return count_soft(views, counting, squared=counting.squared)
+    return count_views(views)
 
 
 class Result(NamedTuple):

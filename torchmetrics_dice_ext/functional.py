@@ -33,9 +33,9 @@ from torch import Tensor
 
 from torchmetrics_dice_ext._cases import CaseTable, read_case_ids
 from torchmetrics_dice_ext._counts import OverlapCounts as OverlapCounts
-from torchmetrics_dice_ext._counts import choose_backend, count_views, refuse_faults
+from torchmetrics_dice_ext._counts import choose_backend, refuse_faults
 from torchmetrics_dice_ext._inputs import read_inputs
-from torchmetrics_dice_ext._observations import Reading
+from torchmetrics_dice_ext._observations import Reading, count_batch
 from torchmetrics_dice_ext._options import (
     LEVELS,
     AggregationLevel,
@@ -375,6 +375,37 @@ def generalized_dice_score(
     return _score(Score.of("generalized_dice", weight_type=weight_type), preds, target, task, options)
 
 
+def soft_dice_score(
+    preds: Tensor, target: Tensor, task: Task, *, squared: bool = False, **options: Unpack[ScoreOptions]
+) -> Tensor:
+    r"""Soft Dice score of probabilities p, which are never thresholded (Milletari et al. 2016, V-Net).
+
+    .. math:: \frac{2 \sum p t}{\sum p + \sum t} \quad \text{or, squared,} \quad \frac{2 \sum p t}{\sum p^2 + \sum t^2}
+
+    Args:
+        preds: Float probabilities; logits with ``from_logits=True``, which applies sigmoid, or softmax for multiclass.
+        target: As `dice_score` takes it.
+        task: Likewise.
+        squared: Whether the denominator has squares.
+        **options: See the module's docstring; there is no `threshold`.
+
+    Returns:
+        As `dice_score`.
+
+    Raises:
+        ValueError: As `dice_score`.
+        TypeError: As `dice_score`; preds that are not float.
+
+    Example:
+        >>> import torch
+        >>> from torchmetrics_dice_ext.functional import soft_dice_score
+        >>> preds, target = torch.tensor([[0.9, 0.6, 0.1]]), torch.tensor([[1, 1, 0]])
+        >>> soft_dice_score(preds, target, task="binary")
+        tensor(0.8333)
+    """
+    return _score(Score.of("dice"), preds, target, task, options, soft=True, squared=squared)
+
+
 def which_backend(
     preds: Tensor, target: Tensor, task: Task, **options: Unpack[CountingOptions]
 ) -> tuple[str, dict[str, str]]:
@@ -410,27 +441,30 @@ _COUNTING = frozenset(CountingOptions.__optional_keys__) - _PER_CALL
 _READOUT = frozenset({"average", "include_background", "zero_division"})
 
 
-def _counting(task: Task, options: Mapping[str, Any]) -> Counting:
-    return Counting.of(task, **{name: options[name] for name in _COUNTING & options.keys()})
+def _counting(task: Task, options: Mapping[str, Any], **measure: bool) -> Counting:
+    return Counting.of(task, **{name: options[name] for name in _COUNTING & options.keys()}, **measure)  # type: ignore[arg-type]
 
 
 def _count(preds: Tensor, target: Tensor, counting: Counting, options: Mapping[str, Any]) -> Tensor:
     """Counts `(N, K, 4)` of a batch that is checked unless `validate_args` is False."""
     validate = flag("validate_args", options.get("validate_args", True))
     views = read_inputs(preds, target, options.get("mask"), counting)
-    counts, faults = count_views(views)
+    counts, faults = count_batch(views, counting)
     if validate:
         refuse_faults(views, faults)
     return counts
 
 
-def _score(score: Score, preds: Tensor, target: Tensor, task: Task, options: Mapping[str, Any]) -> Tensor:
+def _score(
+    score: Score, preds: Tensor, target: Tensor, task: Task, options: Mapping[str, Any], **measure: bool
+) -> Tensor:
+    """The score of a batch; `measure` is empty or what `Counting.of` takes for soft counts."""
     strangers = sorted(options.keys() - _COUNTING - _READOUT - _PER_CALL - {"aggregation_level"})
     if strangers:
         raise TypeError(f"Unexpected options {strangers}; a score takes {sorted(ScoreOptions.__optional_keys__)}.")
     if "average" in options and (task == "binary" or score.reduces_classes):
         raise ValueError(f"`average` has no meaning for score {score.name!r} of task {task!r}: leave it out.")
-    counting = _counting(task, options)
+    counting = _counting(task, options, **measure)
     readout = Readout.of(
         counting, regions=options.get("regions"), **{name: options[name] for name in _READOUT & options.keys()}
     )

@@ -18,10 +18,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from torchmetrics_dice_ext._cases import CaseTable, read_case_ids, spelled_cases
-from torchmetrics_dice_ext._counts import count_views, refuse_faults
+from torchmetrics_dice_ext._counts import refuse_faults
 from torchmetrics_dice_ext._inputs import read_inputs
-from torchmetrics_dice_ext._observations import Reading, Result
-from torchmetrics_dice_ext._options import Readout, ValidateArgs, validation_mode
+from torchmetrics_dice_ext._observations import Reading, Result, count_batch
+from torchmetrics_dice_ext._options import AggregationLevel, Average, Readout, ValidateArgs, validation_mode
 from torchmetrics_dice_ext.metrics import _exchange, _ledger
 from torchmetrics_dice_ext.metrics._evaluation import case_rows, confidence_interval
 from torchmetrics_dice_ext.metrics._plots import draw
@@ -100,7 +100,7 @@ class OverlapMetric(Metric):
                 f"`preds` must be on the metric's device {ledger.device}, got {views.preds.device}:"
                 f" use `metric.to({str(views.preds.device)!r})`."
             )
-        counts, faults = count_views(views)
+        counts, faults = count_batch(views, self._reading.counting)
         mode = self.validate_args
         if mode is True:
             mode = "eager" if ledger.device.type == "cpu" else "deferred"
@@ -128,7 +128,7 @@ class OverlapMetric(Metric):
         """
         with self._synced():
             classes = self._publish(self._results()[0 if self._shown is None else self._shown[0]].classes)
-        return dict(zip(self._readout.names(self._reading.counting), classes.unbind(), strict=True))
+        return dict(zip(self.class_names, classes.unbind(), strict=True))
 
     def per_case(self, *, worst_first: bool = False) -> list[dict[str, Any]]:
         """One row per case and scored class of a casewise metric, the same on every rank.
@@ -154,7 +154,7 @@ class OverlapMetric(Metric):
                 stay untouched in any case.
 
         Returns:
-            Low and high, each shaped as the result of `compute`; nan with fewer than two scored cases.
+            Low and high, each shaped as the result of `compute`; nan without a scored case.
 
         Raises:
             ModuleNotFoundError: scipy, the extra "stats", is missing.
@@ -179,7 +179,7 @@ class OverlapMetric(Metric):
         vector = self._shown is not None and self._shown[1] is None and self._readout.average == "none"
         if val is None:
             val = self.per_class() if vector else self.compute()
-        return draw(val, self._readout.names(self._reading.counting), type(self).__name__, ax)
+        return draw(val, self.class_names, type(self).__name__, ax)
 
     def reset(self) -> None:
         """Forget all updates."""
@@ -211,8 +211,10 @@ class OverlapMetric(Metric):
         """Add the counts of another metric, or of its `metric_state`, as if its updates had followed.
 
         Raises:
-            ValueError: It counts otherwise (other options than those of the read-out).
+            ValueError: It counts otherwise (by other options than those of the read-out), or is no state.
         """
+        if not isinstance(incoming_state, (dict, Metric)):
+            raise ValueError(f"`incoming_state` must be a metric or a metric_state, got {type(incoming_state)}.")
         states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         own = self._renamed(states)
         if self._ledger_name not in own:
@@ -286,6 +288,26 @@ class OverlapMetric(Metric):
     def __getstate__(self) -> dict[str, Any]:
         """All but what can be made again."""
         return {**super().__getstate__(), "_table": None}
+
+    @property
+    def aggregation_level(self) -> AggregationLevel:
+        """What one observation is."""
+        return self._reading.level
+
+    @property
+    def average(self) -> Average | None:
+        """How classes become one number; None for a score that has no such choice."""
+        return self._readout.average
+
+    @property
+    def num_classes(self) -> int:
+        """Classes or labels that are told apart; 1 for the binary task."""
+        return self._reading.counting.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the scored classes, labels or regions, in the order of a result with average "none"."""
+        return self._readout.names(self._reading.counting)
 
     @property
     def _readout(self) -> Readout:

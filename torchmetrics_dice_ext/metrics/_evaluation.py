@@ -46,8 +46,8 @@ def case_rows(
 def confidence_interval(scores: Tensor, level: float, n_resamples: int, seed: int | None) -> tuple[Tensor, Tensor]:
     """Percentile bootstrap of the mean over cases: low and high `(...)` of scores `(cases, ...)`.
 
-    Cases without a score (nan) are left out; fewer than two scored cases give nan. The scores are sorted first, so that
-    the order of cases doesn't matter.
+    Cases without a score (nan) are left out; none left give nan, a single one gives itself. The scores are sorted
+    first, so that the order of cases doesn't matter.
     """
     try:
         import numpy as np
@@ -60,10 +60,11 @@ def confidence_interval(scores: Tensor, level: float, n_resamples: int, seed: in
     if integer("n_resamples", n_resamples) < 1:
         raise ValueError(f"`n_resamples` must be at least 1, got {n_resamples}.")
     bounds = []
-    for column in scores.reshape(scores.shape[0], -1).unbind(1):
+    columns = scores.unsqueeze(1) if scores.ndim == 1 else scores
+    for column in columns.unbind(1):
         sample: np.ndarray[Any, Any] = column[~column.isnan()].sort().values.numpy()
-        if len(sample) < 2:
-            bounds.append((math.nan, math.nan))
+        if len(sample) < 2:  # nothing to resample
+            bounds.append((sample.item(),) * 2 if len(sample) else (math.nan,) * 2)
             continue
         result = bootstrap(
             (sample,),

@@ -110,11 +110,20 @@ class OverlapReport(MetricCollection):
         }
         super().__init__(members, prefix=prefix, postfix=postfix, compute_groups=[list(shown)])
         self._shown = shown
+        self._kept: dict[str, Tensor] = {}
+        self._kept_with: Any = None  # the leader's own result, as long as what is kept holds
 
     def compute(self) -> dict[str, Tensor]:
-        """All scores by key, from one synchronisation."""
-        with self._everything_shown() as leader, leader._synced():
-            return self._named(leader._publish(leader._shown_of(leader._results())))
+        """All scores by key, from one synchronisation; kept until the leader forgets its own result."""
+        leader = self._leader
+        if leader._computed is None or leader._computed is not self._kept_with:
+            with self._everything_shown():
+                self._kept = self._named(leader.compute())
+            if leader.compute_with_cache:
+                for key, value in zip(self._shown, self._kept.values(), strict=True):
+                    self._modules[key]._computed = value  # type: ignore[assignment]
+            self._kept_with = leader._computed
+        return dict(self._kept)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Update, and give the scores of this batch alone."""
@@ -153,11 +162,12 @@ class OverlapReport(MetricCollection):
     def _everything_shown(self) -> Generator[OverlapMetric, None, None]:
         """The leader, for a while giving all scores at once instead of its own."""
         leader = self._leader
-        shown, leader._shown = leader._shown, None
+        shown, computed = leader._shown, leader._computed
+        leader._shown, leader._computed = None, None
         try:
             yield leader
         finally:
-            leader._shown = shown
+            leader._shown, leader._computed = shown, computed
 
     def _share(self) -> None:
         """Hand the leader's state to all members."""
@@ -193,8 +203,10 @@ def _scores(specs: Any) -> list[Score]:
         raise ValueError(f"`scores` must list scores such as ('dice', ('fbeta', {{'beta': 2}})), got {specs!r}.")
     scores = []
     for spec in specs:
-        name, parameters = (spec, {}) if isinstance(spec, str) else spec
-        scores.append(Score.of(name, **parameters))
+        pair = (spec, {}) if isinstance(spec, str) else spec
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Mapping)):
+            raise ValueError(f"`scores` must hold names or pairs such as ('fbeta', {{'beta': 2}}), got {spec!r}.")
+        scores.append(Score.of(pair[0], **pair[1]))
     names = [score.name for score in scores]
     if len(set(names)) != len(names):
         raise ValueError(f"`scores` must list a score once, its name being its key, got {names}.")

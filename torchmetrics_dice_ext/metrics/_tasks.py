@@ -62,7 +62,7 @@ class BinaryOverlapMetric(OverlapMetric):
             "binary", threshold=threshold, from_logits=from_logits, class_dim=class_dim, ignore_index=ignore_index
         )
         readout = Readout.of(counting, zero_division=zero_division, class_names=class_names)
-        super().__init__(_reading(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
+        super().__init__(reading_of(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
 
 
 class MulticlassOverlapMetric(OverlapMetric):
@@ -121,7 +121,7 @@ class MulticlassOverlapMetric(OverlapMetric):
             class_names=class_names,
             regions=regions,
         )
-        super().__init__(_reading(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
+        super().__init__(reading_of(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
 
 
 class MultilabelOverlapMetric(OverlapMetric):
@@ -171,8 +171,9 @@ class MultilabelOverlapMetric(OverlapMetric):
             ignore_index=ignore_index,
         )
         readout = Readout.of(counting, average=average, zero_division=zero_division, class_names=class_names)
-        super().__init__(_reading(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
+        super().__init__(reading_of(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
 
 
-def _reading(counting: Counting, level: AggregationLevel, score: Score, readout: Readout) -> Reading:
+def reading_of(counting: Counting, level: AggregationLevel, score: Score, readout: Readout) -> Reading:
+    """The reading of one score."""
     return Reading(counting, one_of("aggregation_level", level, LEVELS), ((score, readout),))
