@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._faults import TOLERANCE, Fault, describe
+from torchmetrics_dice_ext._kernels import reference
 from torchmetrics_dice_ext._views import LabelViews, Views
 
 BACKENDS = ("triton", "cpu", "reference")  # in the order of preference
@@ -58,8 +59,6 @@ def choose_backend(views: Views) -> tuple[str, dict[str, str]]:
     wish = os.environ.get("TORCHMETRICS_DICE_EXT_BACKEND", "auto")
     if wish not in ("auto", *BACKENDS):
         raise ValueError(f"TORCHMETRICS_DICE_EXT_BACKEND must be one of {('auto', *BACKENDS)}, got {wish!r}.")
-    if wish == "auto" and torch.compiler.is_compiling():
-        wish = "reference"  # the only one that a graph can hold
     passed_over: dict[str, str] = {}
     for name in BACKENDS if wish == "auto" else (wish,):
         reason = _module(name).unsupported_reason(views)
@@ -70,6 +69,8 @@ def choose_backend(views: Views) -> tuple[str, dict[str, str]]:
 
 
 def _backend(views: Views) -> ModuleType:
+    if torch.compiler.is_compiling():  # plain torch is all that a graph can hold
+        return reference
     return _module(choose_backend(views)[0])
 
 
@@ -84,21 +85,21 @@ def _looks_one_hot(labels: Tensor, axis: int) -> Tensor:
     return (labels.sum(axis) == 1).all() & (labels >= 0).all()
 
 
-def refuse_faults(views: Views, faults: Tensor) -> None:
+def refuse_faults(views: Views, faults: Tensor, class_names: Sequence[str] = ()) -> None:
     """Raise what the faults of a batch say, with the offending values; nothing where there are none.
 
-    Waits for the device.
+    Waits for the device. The names of the C classes, if given, help to say what was expected.
 
     Raises:
         ValueError: There are faults.
     """
     found = [(Fault(kind), voxels) for kind, voxels in enumerate(faults.tolist()) if voxels]
     if found:
-        raise ValueError(
-            "\n".join(
-                describe(fault, voxels, views.num_classes, _offending_values(views, fault)) for fault, voxels in found
-            )
-        )
+        lines = [
+            describe(fault, voxels, views.num_classes, _offending_values(views, fault), class_names)
+            for fault, voxels in found
+        ]
+        raise ValueError("\n".join([*lines, "`torchmetrics_dice_ext.diagnose` looks closer at such a batch."]))
 
 
 def _offending_values(views: Views, fault: Fault) -> list[float]:

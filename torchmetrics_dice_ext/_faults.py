@@ -32,10 +32,10 @@ TOLERANCE = 1e-4  # how far a probability may leave [0, 1]: sums of softmax outp
 _EXPECTED = {
     Fault.PREDS_NAN: "`preds` must hold numbers",
     Fault.PREDS_PROBABILITY: "`preds` must hold probabilities from 0 to 1",
-    Fault.PREDS_LABEL: "`preds` must hold labels from 0 to {last}",
+    Fault.PREDS_LABEL: "`preds` must hold {labels}",
     Fault.PREDS_BINARY: "`preds` must hold 0 and 1 only",
     Fault.PREDS_ONE_HOT: "`preds` must be one-hot along the class axis",
-    Fault.TARGET_LABEL: "`target` must hold labels from 0 to {last}",
+    Fault.TARGET_LABEL: "`target` must hold {labels}",
     Fault.TARGET_FRACTION: "`target` must hold whole numbers",
     Fault.TARGET_BINARY: "`target` must hold 0 and 1 only",
     Fault.TARGET_ONE_HOT: "`target` must be one-hot along the class axis",
@@ -67,9 +67,12 @@ _REMEDY = {
 }
 
 
-def describe(fault: Fault, voxels: int, num_classes: int, values: Sequence[float] = ()) -> str:
+def describe(
+    fault: Fault, voxels: int, num_classes: int, values: Sequence[float] = (), class_names: Sequence[str] = ()
+) -> str:
     """One fault in words: what was expected, what came, the way out."""
-    expected = _EXPECTED[fault].format(last=num_classes - 1)
+    names = f" ({', '.join(class_names)})" if class_names else ""
+    expected = _EXPECTED[fault].format(labels=f"labels from 0 to {num_classes - 1}{names}")
     shown = [f"{value:g}" for value in values[:_MOST]] + ["…"] * (len(values) > _MOST)
     found = ", ".join(shown) or _FOUND[fault]
     count = f"{voxels} voxel{'s' if voxels != 1 else ''}"

@@ -63,12 +63,8 @@ class OverlapMetric(Metric):
         self._in_forward = False
         prefix = f"{_PREFIX}{reading.fingerprint}_{self.validate_args}".lower()
         self._ledger_name, self._rows_name, self._keys_name = prefix, f"{prefix}_rows", f"{prefix}_keys"
-        ledger = _ledger.empty(reading.summary_shape, reading.summary_dtype)
-        self.add_state(self._ledger_name, ledger, dist_reduce_fx=_ledger.add)
-        if reading.level == "casewise":
-            rows = torch.zeros(0, reading.counting.num_outputs, 4, dtype=reading.counts_dtype)
-            self.add_state(self._rows_name, rows, dist_reduce_fx=None)
-            self.add_state(self._keys_name, torch.zeros(0, dtype=torch.int64, device="cpu"), dist_reduce_fx=None)
+        for name, state in self._blank_states().items():
+            self.add_state(name, state, dist_reduce_fx=_ledger.add if name == self._ledger_name else None)
 
     def update(
         self,
@@ -105,7 +101,7 @@ class OverlapMetric(Metric):
         if mode is True:
             mode = "eager" if ledger.device.type == "cpu" else "deferred"
         if mode == "eager":
-            refuse_faults(views, faults)
+            refuse_faults(views, faults, self._label_names)
         summary = None if cases is not None else self._reading.summarise(counts)
         setattr(self, self._ledger_name, _ledger.enter(ledger, faults if mode == "deferred" else None, summary))
         if cases is not None:
@@ -183,6 +179,9 @@ class OverlapMetric(Metric):
 
     def reset(self) -> None:
         """Forget all updates."""
+        for name, blank in self._blank_states().items():
+            if self._defaults[name].dtype != blank.dtype:  # a wrapper has cast it
+                self._defaults[name] = blank
         super().reset()
         self._table = None
 
@@ -285,6 +284,13 @@ class OverlapMetric(Metric):
             self._update_count = int(getattr(self, self._ledger_name)[_ledger.UPDATES])
             self._computed = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a state keeps its dtype, also where a wrapper casts it: it only moves."""
+        current = self.__dict__.get(name) if name.startswith(_PREFIX) else None
+        if current is not None and isinstance(value, Tensor) and value.dtype != current.dtype:
+            value = current.to(value.device)
+        super().__setattr__(name, value)
+
     def __getstate__(self) -> dict[str, Any]:
         """All but what can be made again."""
         return {**super().__getstate__(), "_table": None}
@@ -314,9 +320,23 @@ class OverlapMetric(Metric):
         return self._reading.scores[0 if self._shown is None else self._shown[0]][1]
 
     @property
+    def _label_names(self) -> tuple[str, ...]:
+        """Names of the C labels for errors; empty where none were given."""
+        return () if self._reading.counting.regions else self._readout.class_names or ()
+
+    @property
     def _identity(self) -> str:
         """This metric's counts in words, for errors."""
         return f"counts {self._reading.fingerprint!r} of {self._reading.counting} at level {self._reading.level!r}"
+
+    def _blank_states(self) -> dict[str, Tensor]:
+        """The states of nothing, by name."""
+        reading = self._reading
+        states = {self._ledger_name: _ledger.empty(reading.summary_shape, reading.summary_dtype)}
+        if reading.level == "casewise":
+            states[self._rows_name] = torch.zeros(0, reading.counting.num_outputs, 4, dtype=reading.counts_dtype)
+            states[self._keys_name] = torch.zeros(0, dtype=torch.int64, device="cpu")
+        return states
 
     def _renamed(self, states: dict[str, Any]) -> dict[str, Any]:
         """The states that count as this metric does, whatever their validation mode, by this metric's names."""
@@ -392,7 +412,8 @@ class OverlapMetric(Metric):
 
     def _refuse(self) -> None:
         """Raise what is wrong with the current state."""
-        complaint = _ledger.complaint(getattr(self, self._ledger_name), self._reading.counting.num_classes)
+        ledger, size = getattr(self, self._ledger_name), self._reading.counting.num_classes
+        complaint = _ledger.complaint(ledger, size, self._label_names)
         if complaint and not self._in_forward:
             raise ValueError(complaint)
 

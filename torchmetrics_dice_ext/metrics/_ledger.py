@@ -7,6 +7,7 @@ up, but for the first faulty updates, of which the least one counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -55,11 +56,12 @@ def append(earlier: Tensor, later: Tensor) -> Tensor:
     return add(torch.stack((earlier, later)))
 
 
-def complaint(ledger: Tensor, num_classes: int) -> str | None:
+def complaint(ledger: Tensor, num_classes: int, class_names: Sequence[str]) -> str | None:
     """What the faults in a ledger say, one line per kind; None where there are none. Waits for the device."""
     updates, faults, first = int(ledger[UPDATES]), ledger[FAULTS].tolist(), ledger[FIRST].tolist()
     lines = [
-        f"{describe(Fault(kind), int(voxels), num_classes)} First in update {int(first[kind])} of {updates}."
+        f"{describe(Fault(kind), int(voxels), num_classes, (), class_names)}"
+        f" First in update {int(first[kind])} of {updates}."
         for kind, voxels in enumerate(faults)
         if voxels
     ]

@@ -62,8 +62,8 @@ class MulticlassSoftDiceScore(OverlapMetric):
         from_logits: Whether preds are logits, to which softmax is applied.
         squared: Whether cardinalities are sums of squares (V-Net).
         average, aggregation_level, include_background, class_dim, input_format, ignore_index, zero_division,
-            class_names, regions, validate_args: As `MulticlassDiceScore` takes them; a region has the sum of its labels'
-            probabilities.
+            class_names, regions, validate_args: As `MulticlassDiceScore` takes them; a region has the sum of the
+            probabilities of its labels.
         **kwargs: Metric's own options.
     """
 
