@@ -6,19 +6,19 @@ neither wait for a device nor depend on the order of threads.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
+from torchmetrics_dice_ext._tiles import Box, cut, cut_channels, tiles
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
 TILE = 1 << 16  # voxels of a tile
+BLOCK = 1 << 18  # scores of which the first maximum is sought at once
 MAX_PAIRS = 1 << 20  # entries of the table of label pairs that are worth keeping
 
-Box = tuple[slice, ...]
+_DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 def unsupported_reason(views: Views) -> str | None:
@@ -34,63 +34,70 @@ def count_views(views: Views) -> tuple[Tensor, Tensor]:
     return _count_labels(views)
 
 
-def _tiles(space: tuple[int, ...]) -> Iterator[Box]:
-    """Boxes of at most TILE voxels that cover `space`, cut along the outermost axes."""
-    if 0 in space:
-        return
-    if torch.compiler.is_compiling():  # the compiler fuses and tiles by itself
-        yield tuple(slice(None) for _ in space)
-        return
-    axis, inner = len(space) - 1, 1
-    while axis > 0 and inner * space[axis] <= TILE:
-        inner *= space[axis]
-        axis -= 1
-    step = max(1, TILE // inner)
-    for outer in itertools.product(*(range(size) for size in space[:axis])):
-        for start in range(0, space[axis], step):
-            yield (*(slice(i, i + 1) for i in outer), slice(start, start + step), *(slice(None) for _ in space[axis + 1 :]))
+def void_values(ignore_index: tuple[int, ...], dtype: torch.dtype) -> list[int]:
+    """The ignored values that a dtype can hold, as int64 shows them."""
+    if dtype.is_floating_point:
+        spare = [(value, max(0, value.bit_length() - _DIGITS[dtype])) for value in ignore_index]
+        return [
+            value for value, bits in spare if value >> bits << bits == value and abs(value) <= torch.finfo(dtype).max
+        ]
+    least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return [value - (1 << 64) * (value >= 1 << 63) for value in ignore_index if least <= value <= most]
 
 
-def _cut(tensor: Tensor, box: Box) -> Tensor:
-    """The box of a `(N, *S)` tensor as `(n, v)`."""
-    return tensor[box].flatten(1)
-
-
-def _cut_channels(tensor: Tensor, box: Box) -> Tensor:
-    """The box of a `(N, C, *S)` tensor as `(n, C, v)`."""
-    return tensor[(box[0], slice(None), *box[1:])].flatten(2)
-
-
-# --- labels ---------------------------------------------------------------------------------------------------------
+# Codes of a voxel: its label 0 .. C - 1; -1 and C for labels that are too small and too large, and for all else that is
+# malformed; in target also C + 1 where it is void, and C + 2 for a fraction. A table has the code c at c + 1.
 
 
 def _count_labels(views: LabelViews) -> tuple[Tensor, Tensor]:
     samples, size, device = views.space[0], views.num_classes, views.preds.device
-    faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=device)
-    pairs = views.regions is not None or samples * size * size <= MAX_PAIRS
-    # one entry per (sample, target, preds), or three histograms per sample; one more entry takes what must not count
-    table = torch.zeros(samples * size * (size if pairs else 4) + 1, dtype=torch.int64, device=device)
-    for box in _tiles(views.space):
-        preds, target, counted = _read_labels(views, box, faults)
-        sample = torch.arange(samples, device=device)[box[0]].unsqueeze(1)
-        if pairs:
-            _tally(table, (sample * size + target) * size + preds, counted)
-        else:
-            _tally(table, (sample * 4 + 0) * size + target, counted & (preds == target))
-            _tally(table, (sample * 4 + 1) * size + preds, counted)
-            _tally(table, (sample * 4 + 2) * size + target, counted)
-    if not pairs:
-        counts = table[:-1].view(samples, 4, size)
-        counts[:, 3] = counts[:, 2].sum(1, keepdim=True)
-        return counts.movedim(1, 2).contiguous(), faults
-    confusion = table[:-1].view(samples, size, size)
-    return (_class_counts(confusion) if views.regions is None else _region_counts(confusion, views.regions)), faults
+    rows, columns = size + 4, size + 2
+    if samples * rows * columns > MAX_PAIRS:
+        return _count_labels_apart(views)
+    pairs = torch.zeros(samples, rows, columns, dtype=torch.int64, device=device)
+    first = (torch.arange(samples, dtype=torch.int32, device=device).unsqueeze(1) * rows + 1) * columns + 1
+    for box in tiles(views.space, TILE):
+        preds, target = _preds_codes(views, box), _target_codes(views, box)
+        _tally(pairs, torch.add(preds, target, alpha=columns) + first[box[0]])
+    of_preds, of_target = pairs.sum((0, 1)) - pairs[:, size + 2].sum(0), pairs.sum((0, 2))
+    confusion = pairs[:, 1 : size + 1, 1 : size + 1]
+    counts = _class_counts(confusion) if views.regions is None else _region_counts(confusion, views.regions)
+    return counts, _label_faults(views, of_preds, of_target)
 
 
-def _tally(table: Tensor, key: Tensor, counted: Tensor) -> None:
-    """Add 1 at each counted key; the last entry of the table takes the others."""
-    key = torch.where(counted, key, table.numel() - 1).flatten()
-    table.scatter_add_(0, key, torch.ones_like(key))
+def _count_labels_apart(views: LabelViews) -> tuple[Tensor, Tensor]:
+    """The same without a table of pairs, which would be large: of preds and target each by itself."""
+    samples, size, device = views.space[0], views.num_classes, views.preds.device
+    void, codes = size + 1, size + 4
+    counts = torch.zeros(samples, 3, codes, dtype=torch.int64, device=device)
+    of_preds, of_target = (torch.zeros(codes, dtype=torch.int64, device=device) for _ in range(2))
+    regions = [_members(labels, codes, device) for labels in views.regions or ()]
+    region_counts = torch.zeros(samples, len(regions), 4, dtype=torch.int64, device=device)
+    first = torch.arange(samples, device=device).unsqueeze(1) * 3 * codes + 1
+    for box in tiles(views.space, TILE):
+        preds, target = _preds_codes(views, box), _target_codes(views, box)
+        _tally(of_preds, torch.where(target == void, void, preds) + 1)
+        _tally(of_target, target + 1)
+        valid = (preds >= 0) & (preds < size) & (target >= 0) & (target < size)
+        preds, target = torch.where(valid, preds, void), torch.where(valid, target, void)
+        for side, code in enumerate((torch.where(preds == target, preds, void), preds, target)):
+            _tally(counts, first[box[0]] + side * codes + code)
+        for region, members in enumerate(regions):
+            on_preds, on_target = members[preds + 1], members[target + 1]
+            sides = (on_preds & on_target, on_preds, on_target, valid)
+            region_counts[box[0], region] += torch.stack([side.sum(1) for side in sides], dim=-1)
+    faults = _label_faults(views, of_preds, of_target)
+    if views.regions is not None:
+        return region_counts, faults
+    counts = counts[..., 1 : size + 1].movedim(1, 2)
+    support = counts[..., 2].sum(1, keepdim=True).expand(samples, size)
+    return torch.cat((counts, support.unsqueeze(-1)), dim=-1), faults
+
+
+def _tally(table: Tensor, key: Tensor) -> None:
+    """Add 1 to the table at each key."""
+    key = key.flatten().to(torch.int64)
+    table.view(-1).scatter_add_(0, key, torch.ones_like(key))
 
 
 def _class_counts(confusion: Tensor) -> Tensor:
@@ -100,100 +107,148 @@ def _class_counts(confusion: Tensor) -> Tensor:
 
 
 def _region_counts(confusion: Tensor, regions: tuple[tuple[int, ...], ...]) -> Tensor:
-    counts = _class_counts(confusion)
+    counts, size = _class_counts(confusion), confusion.shape[1]
     rows = []
     for labels in regions:
-        members = list(labels)
-        both = sum(confusion[:, t, p] for t, p in itertools.product(members, members))
-        preds, target = (sum(counts[:, label, side] for label in members) for side in (1, 2))
-        rows.append(torch.stack((both, preds, target, counts[:, 0, 3]), dim=-1))  # type: ignore[arg-type]
+        members = _members(labels, size + 2, confusion.device)[1:-1]
+        both = (confusion * (members & members.unsqueeze(1))).sum((1, 2))
+        preds, target = ((counts[..., side] * members).sum(1) for side in (1, 2))
+        rows.append(torch.stack((both, preds, target, counts[:, 0, 3]), dim=-1))
     return torch.stack(rows, dim=1)
 
 
-def _read_labels(views: LabelViews, box: Box, faults: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels int64 `(n, v)` of both sides, and where they count; adds the faults found."""
+def _members(labels: tuple[int, ...], codes: int, device: torch.device) -> Tensor:
+    """Which codes belong to a region, as a table bool `(codes,)`."""
+    members = torch.zeros(codes, dtype=torch.bool, device=device)
+    for label in labels:
+        members[label + 1] = True
+    return members
+
+
+def _label_faults(views: LabelViews, of_preds: Tensor, of_target: Tensor) -> Tensor:
+    """Faults from how many voxels have each code; of preds, where target is not void."""
     size = views.num_classes
-    preds, preds_faults = _decode(views.preds, views.preds_form, box, size)
-    target, target_faults = _decode(views.target, views.target_form, box, size)
-    counted = torch.ones_like(target, dtype=torch.bool) if views.mask is None else _cut(views.mask, box)
-    for label in views.ignore_index:
-        counted = counted & (target != label)
-    valid = counted
-    for kinds, side in ((_PREDS_KINDS, preds_faults), (_TARGET_KINDS, target_faults)):
-        for name, wrong in side.items():
-            wrong = wrong & valid
-            faults[kinds[name]] += wrong.sum()
-            counted = counted & ~wrong
-    return preds, target, counted
+    faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=of_preds.device)
+    faults[_PREDS_FAULT[views.preds_form]] = of_preds[0] + of_preds[size + 1]
+    faults[_TARGET_FAULT[views.target_form]] = of_target[0] + of_target[size + 1]
+    faults[Fault.TARGET_FRACTION] = of_target[size + 3]
+    return faults
 
 
-_PREDS_KINDS = {"nan": Fault.PREDS_NAN, "label": Fault.PREDS_LABEL, "one-hot": Fault.PREDS_ONE_HOT}
-_TARGET_KINDS = {"fraction": Fault.TARGET_FRACTION, "label": Fault.TARGET_LABEL, "one-hot": Fault.TARGET_ONE_HOT}
+_PREDS_FAULT = {Form.SCORES: Fault.PREDS_NAN, Form.LABELS: Fault.PREDS_LABEL, Form.ONE_HOT: Fault.PREDS_ONE_HOT}
+_TARGET_FAULT = {Form.LABELS: Fault.TARGET_LABEL, Form.ONE_HOT: Fault.TARGET_ONE_HOT}
 
 
-def _decode(tensor: Tensor, form: Form, box: Box, size: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Labels int64 `(n, v)`, and where each kind of fault is."""
-    if form is Form.SCORES:
-        best, label = _cut_channels(tensor, box).max(1)
-        return label, {"nan": best.isnan()}
-    if form is Form.ONE_HOT:
-        entries = _widen(_cut_channels(tensor, box))
-        ones = entries == 1
-        proper = (ones | (entries == 0)).all(1) & (ones.sum(1) == 1)
-        return ones.to(torch.uint8).max(1).indices, {"one-hot": ~proper}
-    values = _cut(tensor, box)
-    wrong = {}
-    if values.is_floating_point():
-        fraction = values != values.trunc()
-        wrong["fraction"] = fraction
-        values = torch.where(fraction, -(2.0**62), values.double().clamp(-(2.0**62), 2.0**62))
-    label = values.to(torch.int64)
-    outside = (label < 0) | (label >= size)
-    wrong["label"] = outside & ~wrong["fraction"] if wrong else outside
-    return label, wrong
+def _preds_codes(views: LabelViews, box: Box) -> Tensor:
+    """Codes int32 `(n, v)` of preds."""
+    size = views.num_classes
+    if views.preds_form is Form.SCORES:
+        scores = cut_channels(views.preds, box)
+        blocks = scores.split(max(1, BLOCK // (size * max(1, scores.shape[0]))), dim=2)
+        return torch.cat([_first_maximum(block) for block in blocks], dim=1)
+    if views.preds_form is Form.ONE_HOT:
+        label, proper = _read_one_hot(cut_channels(views.preds, box))
+        return torch.where(proper, label, -1)
+    return _integer_codes(cut(views.preds, box), size)
 
 
-# --- masks ----------------------------------------------------------------------------------------------------------
+def _target_codes(views: LabelViews, box: Box) -> Tensor:
+    """Codes int32 `(n, v)` of target."""
+    size = views.num_classes
+    if views.target_form is Form.ONE_HOT:
+        values, proper = _read_one_hot(cut_channels(views.target, box))
+        codes = torch.where(proper, values, -1)
+    else:
+        values = _comparable(cut(views.target, box))
+        if values.is_floating_point():
+            fraction = values != values.trunc()
+            codes = _integer_codes(torch.where(fraction, 0, values), size)
+            codes = torch.where(fraction, size + 2, codes)
+        else:
+            codes = _integer_codes(values, size)
+    for value in void_values(
+        views.ignore_index, values.dtype if views.target_form is Form.ONE_HOT else views.target.dtype
+    ):
+        codes = torch.where(values == value, size + 1, codes)
+    return codes if views.mask is None else torch.where(cut(views.mask, box), codes, size + 1)
+
+
+def _first_maximum(scores: Tensor) -> Tensor:
+    """The first maximum int32 `(n, v)` of scores `(n, C, v)`; C where there is a NaN.
+
+    `max(1)` is many times slower than `amax(1)` on a CPU. So each maximum is marked, and where C - c stands for mark c
+    the largest is the first; with NaN nothing is marked. Marks are floats, for comparisons to bool are slow.
+    """
+    size = scores.shape[1]
+    if scores.dtype in _HALVES:
+        scores = scores.to(torch.float32)
+    if scores.stride(2) != 1:
+        scores = scores.contiguous()
+    best = scores.amax(1, keepdim=True)
+    if torch.compiler.is_compiling():
+        marks = (scores == best).to(scores.dtype)
+    else:
+        marks = torch.eq(scores, best, out=torch.empty(scores.shape, dtype=scores.dtype, device=scores.device))
+    marks *= torch.arange(size, 0, -1, dtype=scores.dtype, device=scores.device).unsqueeze(1)
+    return size - marks.amax(1).to(torch.int32)
+
+
+def _read_one_hot(entries: Tensor) -> tuple[Tensor, Tensor]:
+    """The first class int32 `(n, v)` that is 1, class 0 where none is, and whether it is one-hot, of `(n, C, v)`."""
+    ones, zeros = _comparable(entries) == 1, _comparable(entries) == 0
+    return ones.to(torch.uint8).max(1).indices.to(torch.int32), (ones | zeros).all(1) & (ones.sum(1) == 1)
+
+
+def _integer_codes(values: Tensor, size: int) -> Tensor:
+    """Codes int32 of whole numbers."""
+    if values.dtype in _HALVES:
+        values = values.to(torch.float32)  # where C is exact
+    if values.element_size() > 2 or values.is_floating_point():
+        return _comparable(values).clamp(-1, size).to(torch.int32)
+    return values.to(torch.int32).clamp(-1, size)
+
+
+def _comparable(values: Tensor) -> Tensor:
+    """The values in a dtype with all operations and the same order; uint64 beyond int64 become negative."""
+    if values.dtype in (torch.uint16, torch.uint32, torch.uint64, torch.bool):
+        return values.to(torch.int64)
+    return values
 
 
 def _count_masks(views: MaskViews) -> tuple[Tensor, Tensor]:
     samples, labels, device = views.preds.shape[0], views.num_outputs, views.preds.device
     faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=device)
     counts = torch.zeros(samples, labels, 4, dtype=torch.int64, device=device)
-    for box in _tiles(views.space):
-        target = _widen(_cut_channels(views.target, box))
-        counted = torch.ones_like(target, dtype=torch.bool)
+    for box in tiles(views.space, TILE):
+        target = _comparable(cut_channels(views.target, box))
+        ones = target == 1
+        proper = ones | (target == 0)
+        counted = torch.ones_like(ones)
         if views.mask is not None:
-            counted = counted & _cut(views.mask, box).unsqueeze(1)
-        for value in views.ignore_index:
+            counted = counted & cut(views.mask, box).unsqueeze(1)
+        for value in void_values(views.ignore_index, views.target.dtype):
             counted = counted & (target != value)
-        preds, preds_faults = _positives(_cut_channels(views.preds, box), views)
-        wrong_target = (target != 0) & (target != 1)
-        kinds = {**preds_faults, Fault.TARGET_BINARY: wrong_target}
+        preds, kinds = _positives(_comparable(cut_channels(views.preds, box)), views)
         if target.is_floating_point():
             fraction = target != target.trunc()
-            kinds |= {Fault.TARGET_FRACTION: fraction, Fault.TARGET_BINARY: wrong_target & ~fraction}
+            kinds |= {Fault.TARGET_FRACTION: fraction, Fault.TARGET_BINARY: ~(proper | fraction)}
+        else:
+            kinds[Fault.TARGET_BINARY] = ~proper
         valid = counted
         for kind, wrong in kinds.items():
             wrong = wrong & valid
             faults[kind] += wrong.sum()
             counted = counted & ~wrong
-        preds, positive = preds & counted, (target == 1) & counted
-        sides = torch.stack([side.sum(2) for side in (preds & positive, preds, positive, counted)], dim=-1)
-        counts[box[0]] += sides
+        preds, ones = preds & counted, ones & counted
+        counts[box[0]] += torch.stack([side.sum(2) for side in (preds & ones, preds, ones, counted)], dim=-1)
     return counts, faults
-
-
-def _widen(values: Tensor) -> Tensor:
-    """The values in a dtype that can be compared with any option."""
-    return values.to(torch.float64 if values.is_floating_point() else torch.int64)
 
 
 def _positives(preds: Tensor, views: MaskViews) -> tuple[Tensor, dict[Fault, Tensor]]:
     """Where `(n, L, v)` preds are positive, and where each kind of fault is."""
     if not preds.is_floating_point():
-        preds = _widen(preds)
-        return preds == 1, {Fault.PREDS_BINARY: (preds != 0) & (preds != 1)}
+        ones = preds == 1
+        return ones, {Fault.PREDS_BINARY: ~(ones | (preds == 0))}
     faults = {Fault.PREDS_NAN: preds.isnan()}
     if views.probabilities:
         faults[Fault.PREDS_PROBABILITY] = (preds < -TOLERANCE) | (preds > 1 + TOLERANCE)
