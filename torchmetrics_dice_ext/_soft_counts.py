@@ -70,9 +70,9 @@ def count_soft(
 ) -> tuple[Tensor, Tensor]:
     """Soft counts `(N, K, 4)` in the order of `OverlapCounts`, and faults int64 `(NUM_FAULTS,)`.
 
-    The counts are float64 where the device has it, the probabilities at least float32. The counts have a gradient where
-    ``views.preds`` asks for one (counts of regions have none). It is exactly 0 in void and in malformed voxels, whatever
-    they hold. Never waits for the views' device. A malformed voxel is in the faults, and in no count.
+    The counts are float64 where the device has it, the probabilities at least float32. Counts of classes have a
+    gradient where ``views.preds`` asks for one, exactly 0 in void and malformed voxels, whatever they hold. Never waits
+    for the views' device. A malformed voxel is in the faults, and in no count.
 
     Args:
         views: Float preds, and a target in {0, 1} or as labels.
