@@ -1,5 +1,6 @@
 """Overlap metrics for image segmentation that plug into torchmetrics: exact, reproducible and fast."""
 
+from torchmetrics_dice_ext._diagnosis import diagnose as diagnose
 from torchmetrics_dice_ext._version import __version__ as __version__
 from torchmetrics_dice_ext.metrics._hard import BinaryDiceScore as BinaryDiceScore
 from torchmetrics_dice_ext.metrics._hard import BinaryFBetaScore as BinaryFBetaScore

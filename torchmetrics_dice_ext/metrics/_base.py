@@ -180,7 +180,7 @@ class OverlapMetric(Metric):
     def reset(self) -> None:
         """Forget all updates."""
         for name, blank in self._blank_states().items():
-            if self._defaults[name].dtype != blank.dtype:  # a wrapper has cast it
+            if getattr(self._defaults[name], "dtype", None) != blank.dtype:  # a wrapper has cast it
                 self._defaults[name] = blank
         super().reset()
         self._table = None
