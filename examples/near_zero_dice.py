@@ -49,7 +49,9 @@ def fit_and_predict() -> tuple[Tensor, Tensor]:
     """Logits `(N, 3, 99, 117)` of the intensity model, and the labels they should give."""
     image, labels = load_slices(TRAINED)
     tissues = [image.squeeze(1)[labels == label] for label in range(len(CLASS_NAMES))]
-    mean, deviation = (torch.stack(moment).view(1, -1, 1, 1) for moment in zip(*((t.mean(), t.std()) for t in tissues)))
+    mean, deviation = (
+        torch.stack(moment).view(1, -1, 1, 1) for moment in zip(*((t.mean(), t.std()) for t in tissues), strict=True)
+    )
     image, labels = load_slices(TRIED)
     smooth = F.avg_pool2d(image, 3, 1, 1)
     return -(((smooth - mean) / deviation) ** 2) / 2 - deviation.log(), labels
@@ -81,7 +83,7 @@ def questions(logits: Tensor, labels: Tensor) -> Iterator[Question]:
     yield Question(asked, "softmax in the model and again in the loss", logits.softmax(1).softmax(1), labels, tissue)
 
     asked = "Why is my Dice near zero?"
-    yield Question(asked, "images and masks flipped against each other", brain.flip(-1), mask, binary)
+    yield Question(asked, "images and masks flipped against each other", logits.flip(-1), labels, tissue)
     yield Question(asked, "the mask is rolled by 12 voxels", brain, mask.roll(12, dims=-2), binary)
     yield Question(
         asked,
@@ -97,10 +99,9 @@ def questions(logits: Tensor, labels: Tensor) -> Iterator[Question]:
     yield Question(asked, "probabilities cast to integers", brain.mul(0.99).long(), mask, binary)
 
     asked = "Negative Dice loss?"
+    half = brain.half() * 100_000  # float16 ends at 65504, and inf / inf is NaN
     yield Question(asked, "logits given as probabilities", brain.clamp(0.01, 0.99).logit(), mask, binary)
-    yield Question(
-        asked, "NaN after an overflow in half precision", (brain.half() * 60000 * 2 / 60000).half(), mask, binary
-    )
+    yield Question(asked, "NaN after an overflow in half precision", half / half.amax(), mask, binary)
     yield Question(
         asked,
         "the mask was resized with linear interpolation",

@@ -127,13 +127,13 @@ def _layouts() -> Cases:
 
 
 def _sizes() -> Cases:
-    for space in ((1, 1), (1, 63), (3, 100), (2, 511), (2, 513), (1, 20_001), (70, 3), (17, 1), (5, 2, 2, 2, 2)):
+    for space in ((1, 1), (1, 63), (3, 100), (2, 511), (2, 513), (1, 9_001), (70, 3), (17, 1), (5, 2, 2, 2, 2)):
         yield f"space {space}", label_views(scores(1, space, 3), labels(2, space, 3, 7), 3)
         probabilities = draw(-1, 10, (space[0], 2, *space[1:]), generator(3)) / 8
         yield f"masks {space}", mask_views(probabilities, (probabilities > 0.4).byte(), probabilities=True)
     yield (
         "long regions",
-        label_views(scores(1, (1, 20_001), 3), labels(2, (1, 20_001), 3, 7), 3, regions=((0, 1), (2,))),
+        label_views(scores(1, (1, 9_001), 3), labels(2, (1, 9_001), 3, 7), 3, regions=((0, 1), (2,))),
     )
     for space in ((0, 5), (2, 0), (0, 0), (3, 4, 0)):
         yield f"nothing {space}", label_views(scores(1, space, 3), labels(2, space, 3), 3)
@@ -145,13 +145,12 @@ def _sizes() -> Cases:
 
 
 def _classes() -> Cases:
-    for size in (2, 7, 14, 15, 31, 33, 70, 126, 127, 255, 300, 1500):
+    for size in (2, 14, 15, 31, 33, 70, 126, 127, 254, 255, 1500):
         space = (2, 40) if size > 100 else (2, 9, 7)
         values, truth = scores(size, space, size), labels(size + 1, space, size, size, -1, 99)
         rows = values.movedim(1, -1).contiguous().movedim(-1, 1)
         guess = values.nan_to_num().max(1).indices
         yield f"{size} classes", label_views(values, truth, size, ignore_index=(99,))
-        yield f"{size} classes, half", label_views(values.bfloat16(), truth, size, ignore_index=(99,))
         yield f"{size} classes side by side", label_views(rows, truth, size, ignore_index=(0, 1))
         yield f"{size} classes, labels", label_views(guess, truth, size, preds_form=Form.LABELS)
         if size > 127:
@@ -254,7 +253,7 @@ def _thresholds() -> Cases:
                 grid = torch.cat((grid, torch.nextafter(near.to(dtype), torch.tensor(direction, dtype=dtype))))
         preds = grid[draw(0, len(grid), truth.shape, generator(2))]
         last = preds.movedim(1, -1).contiguous().movedim(-1, 1)
-        for name, cutoffs in {"one": (0.3,) * 4, "some": (0.3, 0.3, 0.7, 0.3), "many": (1e-300, 0.5, 0.7, 0.3)}.items():
+        for name, cutoffs in {"one": (0.3,) * 4, "more": (1e-300, 0.7, 0.7, 0.3)}.items():
             fields = {"cutoffs": cutoffs, "probabilities": True}
             yield f"{dtype}, {name} thresholds", mask_views(preds, truth, **fields)
             yield f"{dtype}, {name} thresholds, channels-last", mask_views(last, truth, **fields)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics_dice_ext._counts import OverlapCounts
 from torchmetrics_dice_ext._diagnosis._batch import Batch
 from torchmetrics_dice_ext._diagnosis._report import Finding
+from torchmetrics_dice_ext._faults import TOLERANCE
 from torchmetrics_dice_ext._reductions import divide, score_classes
 from torchmetrics_dice_ext._scores import dice
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews
@@ -95,7 +96,7 @@ def _probabilities_as_logits(batch: Batch) -> Explained | None:
     if not isinstance(batch.views, MaskViews) or not batch.counting.from_logits or preds.numel() < _FEW:
         return None
     low, high = _range(preds)
-    if not 0 <= low < high <= 1:
+    if not -TOLERANCE <= low < high <= 1 + TOLERANCE:
         return None
     message = (
         f"`from_logits=True`, but all preds lie in [{low:.3g}, {high:.3g}] like probabilities; as logits none is"

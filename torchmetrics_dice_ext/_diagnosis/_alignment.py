@@ -15,6 +15,7 @@ from torchmetrics_dice_ext._diagnosis._batch import Batch, Planes
 from torchmetrics_dice_ext._diagnosis._evidence import (
     GAIN,
     HIGH,
+    SMALL_GAIN,
     Proposal,
     best_assignment,
     largest,
@@ -32,7 +33,7 @@ Axes = tuple[int, ...]
 def propose_alignments(batch: Batch) -> Iterator[Proposal]:
     """What could be exchanged between preds and target; nothing where Dice is high already."""
     planes = batch.planes
-    if not planes.foreground_dice < 1 - GAIN or not bool((planes.preds & planes.counted).any()):
+    if not planes.foreground_dice < 1 - SMALL_GAIN or not bool((planes.preds & planes.counted).any()):
         return
     for propose in (_class_axis, _inverted, _permuted_classes, _shuffled_samples, _orientation, _shifted):
         proposal = propose(batch)

@@ -17,12 +17,14 @@ from torch import Tensor
 from torchmetrics_dice_ext._diagnosis._batch import Batch, Planes
 from torchmetrics_dice_ext._diagnosis._report import Finding
 
-GAIN = 0.25  # least rise of the foreground Dice
+GAIN = 0.2  # rise of the foreground Dice that chance has to explain
+SMALL_GAIN = 0.05  # and a smaller one, of images that are nearly symmetric: it has to halve what is missing, all over
 HIGH = 0.6  # least foreground Dice after the remedy
 _CORRELATED = 0.5  # least correlation of preds and target after the remedy
 _CERTAIN = math.log(10_000)  # surprise in nats from which on a finding is an error
 _LIKELY = 2.0  # and a warning
 _MOST_SAMPLES, MOST_PLANES = 64, 4
+_BLOCKS = 4  # along each axis
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,20 @@ class Proposal:
 
 def judge(proposal: Proposal, dice_before: float) -> Finding | None:
     """The proposal as a finding, if it raises Dice a lot, to a high value, and not by chance."""
-    after = proposal.after
-    if not (after.foreground_dice >= HIGH and after.foreground_dice - proposal.before.foreground_dice >= GAIN):
+    before, after = proposal.before.foreground_dice, proposal.after.foreground_dice
+    if not after >= HIGH or correlation(proposal.after) < _CORRELATED:
         return None
-    if correlation(after) < _CORRELATED:
+    if after - before >= GAIN:
+        nats, trusted = surprise(proposal.after) - proposal.choices, proposal.trusted
+    elif after - before >= SMALL_GAIN and 1 - after <= (1 - before) / 2:
+        nats, trusted = consistency(proposal.before, proposal.after) - proposal.choices, False
+    else:
         return None
-    nats = surprise(after) - proposal.choices
     if nats < _LIKELY:
         return None
     return Finding(
         code=proposal.code,
-        severity="error" if proposal.trusted and nats >= _CERTAIN else "warning",
+        severity="error" if trusted and nats >= _CERTAIN else "warning",
         message=proposal.message,
         remedy=proposal.remedy,
         dice_before=dice_before,
@@ -107,6 +112,18 @@ def surprise(planes: Planes) -> float:
             total -= math.log(share)
             informative += 1
     return -_log_gamma_tail(informative, total)
+
+
+def consistency(before: Planes, after: Planes) -> float:
+    """How unlikely it is that a change without meaning does good in so many places, in nats (sign test over blocks)."""
+    errors = [((planes.preds & planes.counted) != planes.target).sum(1) for planes in (before, after)]
+    fewer = errors[0] - errors[1]
+    for axis in range(1, fewer.ndim):
+        fewer = torch.stack([part.sum(axis) for part in fewer.tensor_split(_BLOCKS, axis)], axis)
+    better, worse = int((fewer > 0).sum()), int((fewer < 0).sum())
+    n = better + worse
+    tail = sum(math.comb(n, k) for k in range(better, n + 1))
+    return (n * math.log(2) - math.log(tail)) / 2  # half of it: neighbours and mirrored blocks are not independent
 
 
 def _log_gamma_tail(n: int, x: float) -> float:

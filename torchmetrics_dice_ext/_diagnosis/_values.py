@@ -87,8 +87,9 @@ def check_values(batch: Batch) -> tuple[Batch, list[Finding]]:
             reading = _likeliest(list(_readings(fault, batch, faults[fault])))
             findings.append(_finding(reading))
             batch = reading.batch
-    infinite = _infinite(batch)
-    return batch, findings + infinite
+    if all(finding.code != "infinite" for finding in findings):
+        findings += _infinite(batch)
+    return batch, findings
 
 
 def _finding(reading: Reading) -> Finding:
@@ -160,6 +161,10 @@ def _out_of_range_probabilities(side: Side, number: str) -> Iterator[Reading]:
         if values
         else "preds leave [0, 1]"
     )
+    if values and values[0] >= 0 and values[-1] == math.inf:
+        message = f"{seen}: an overflow, usual in half precision."
+        yield Reading("infinite", message, "preds = model(image.float())", batch)
+        return
     if values and values[0] >= 0:
         for scale in (255, 100):
             if 2 < values[-1] <= scale:

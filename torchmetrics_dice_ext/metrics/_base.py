@@ -59,7 +59,8 @@ class OverlapMetric(Metric):
     ) -> None:
         super().__init__(**kwargs)
         self._reading, self.validate_args, self._shown = reading, validation_mode(validate_args), shown
-        self._table: CaseTable | None = None  # the table that this metric may write to, see `_own_table`
+        self._table: CaseTable | None = None  # the table that this metric may write to, see `_table_of`
+        self._table_before: CaseTable | None = None  # that of the updates before the one that `forward` is at
         self._in_forward = False
         prefix = f"{_PREFIX}{reading.fingerprint}_{self.validate_args}".lower()
         self._ledger_name, self._rows_name, self._keys_name = prefix, f"{prefix}_rows", f"{prefix}_keys"
@@ -105,7 +106,7 @@ class OverlapMetric(Metric):
         summary = None if cases is not None else self._reading.summarise(counts)
         setattr(self, self._ledger_name, _ledger.enter(ledger, faults if mode == "deferred" else None, summary))
         if cases is not None:
-            table = self._own_table()
+            table = self._table_of(self._states)
             table.add(cases, counts)
             self._show(table)
 
@@ -188,14 +189,14 @@ class OverlapMetric(Metric):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update, and give the score of this batch alone; nan for a malformed batch where validation is deferred."""
         before = self.__dict__.copy()
-        self._in_forward = True
+        self._in_forward, self._table_before = True, self._table
         try:
             return super().forward(*args, **kwargs)
         except BaseException:
             self.__dict__.update(before)
             raise
         finally:
-            self._in_forward = False
+            self._in_forward, self._table_before = False, None
 
     @contextmanager
     def sync_context(self, *args: Any, should_unsync: bool = True, **kwargs: Any) -> Generator[None, None, None]:
@@ -219,17 +220,22 @@ class OverlapMetric(Metric):
         if self._ledger_name not in own:
             raise ValueError(f"`incoming_state` must hold {self._identity}, got the states {sorted(states)}.")
         later = {name: state.to(getattr(self, name).device) for name, state in own.items()}
-        self._append(self.metric_state, later)
+        self._append(self._states, later)
         self._computed = None
         self._update_count += int(later[self._ledger_name][_ledger.UPDATES])
 
+    def _copy_state_dict(self) -> dict[str, Any]:
+        if self._in_forward and not self.dist_sync_on_step:  # set aside while a batch is by itself; nobody writes to it
+            return self._states
+        return super()._copy_state_dict()
+
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        self._append(incoming_state, self.metric_state)
+        self._append(incoming_state, self._states)
 
     def _append(self, earlier: dict[str, Any], later: dict[str, Any]) -> None:
         setattr(self, self._ledger_name, _ledger.append(earlier[self._ledger_name], later[self._ledger_name]))
         if self._reading.level == "casewise":
-            table = CaseTable(earlier[self._rows_name], earlier[self._keys_name])
+            table = self._table_of(earlier)
             table.add_table(later[self._rows_name], later[self._keys_name])
             self._show(table)
 
@@ -293,7 +299,7 @@ class OverlapMetric(Metric):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what can be made again."""
-        return {**super().__getstate__(), "_table": None}
+        return {**super().__getstate__(), "_table": None, "_table_before": None}
 
     @property
     def aggregation_level(self) -> AggregationLevel:
@@ -357,15 +363,26 @@ class OverlapMetric(Metric):
             )
         return None
 
-    def _own_table(self) -> CaseTable:
-        """The case table of the current state, safe to write to.
+    @property
+    def metric_state(self) -> dict[str, Any]:
+        """The states by name; they stay as they are whatever comes."""
+        self._table = None  # from now on somebody else may hold it
+        return self._states
+
+    @property
+    def _states(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._defaults}
+
+    def _table_of(self, states: dict[str, Any]) -> CaseTable:
+        """The case table of some states, safe to write to.
 
         States are shared with the members of a compute group: a metric writes only to tensors that it made itself.
         """
-        rows, keys = getattr(self, self._rows_name), getattr(self, self._keys_name)
-        if self._table is None or self._table.rows is not rows or self._table.keys is not keys:
-            self._table = CaseTable(rows, keys)
-        return self._table
+        rows, keys = states[self._rows_name], states[self._keys_name]
+        for table in (self._table, self._table_before):
+            if table is not None and table.rows is rows and table.keys is keys:
+                return table
+        return CaseTable(rows, keys)
 
     def _show(self, table: CaseTable) -> None:
         self._table = table

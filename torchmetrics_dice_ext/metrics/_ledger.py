@@ -58,10 +58,9 @@ def append(earlier: Tensor, later: Tensor) -> Tensor:
 
 def complaint(ledger: Tensor, num_classes: int, class_names: Sequence[str]) -> str | None:
     """What the faults in a ledger say, one line per kind; None where there are none. Waits for the device."""
-    updates, faults, first = int(ledger[UPDATES]), ledger[FAULTS].tolist(), ledger[FIRST].tolist()
+    faults, first = ledger[FAULTS].tolist(), ledger[FIRST].tolist()
     lines = [
-        f"{describe(Fault(kind), int(voxels), num_classes, (), class_names)}"
-        f" First in update {int(first[kind])} of {updates}."
+        f"{describe(Fault(kind), int(voxels), num_classes, (), class_names)} First in update {int(first[kind])}."
         for kind, voxels in enumerate(faults)
         if voxels
     ]

@@ -174,7 +174,7 @@ class OverlapReport(MetricCollection):
         leader = self._leader
         for key in self._shown:
             member = self._modules[key]
-            for name, state in leader.metric_state.items():
+            for name, state in leader._states.items():
                 setattr(member, name, state)
             member._update_count, member._computed = leader._update_count, None
 

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._faults import TOLERANCE, Fault
-from torchmetrics_dice_ext._kernels.cpu import loops as w
+from torchmetrics_dice_ext._kernels.cpu import words as w
+from torchmetrics_dice_ext._kernels.cpu.drivers import count_labels, count_masks
+from torchmetrics_dice_ext._kernels.cpu.jit import stage
+from torchmetrics_dice_ext._kernels.cpu.stages import STAGES
 from torchmetrics_dice_ext._kernels.reference import void_values
 from torchmetrics_dice_ext._views import Form, LabelViews, Views
 
@@ -90,7 +93,7 @@ def _label_plan(
     }
     preds = _label_reading(forms[0], layouts[0][0], size, ())
     target = _label_reading(forms[1], layouts[1][0], size, ignore_index)
-    return _plan(w.count_labels, "int32", space, head, (preds, target), layouts)
+    return _plan(count_labels, "int32", space, head, (preds, target), layouts)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -107,7 +110,7 @@ def _mask_plan(
         preds, fault = _threshold_reading(dtype, cutoffs, probabilities), Fault.PREDS_PROBABILITY
     head = {w.OUTPUTS: shape[1], w.PREDS_FAULT: fault, w.TARGET_FAULT: Fault.TARGET_BINARY}
     target = _element_reading(layouts[1][0], ignore_index)
-    return _plan(w.count_masks, "uint8", (shape[0], *shape[2:]), head, (preds, target), layouts)
+    return _plan(count_masks, "uint8", (shape[0], *shape[2:]), head, (preds, target), layouts)
 
 
 def _plan(
@@ -127,10 +130,10 @@ def _plan(
             continue
         item, strides, step = layout[0].itemsize, layout[1], axes[0][1 + side]
         place = {w.ITEM: item, w.SAMPLE_STRIDE: item * strides[0], w.CHANNEL_STRIDE: strides[1], w.STEP: step}
-        stage = {w.FUNCTION: _stage(reading.stage, reading.item, code)}
+        functions = {w.FUNCTION: _stage(reading.stage, reading.item, code)}
         if step != 1:
-            stage = {w.FUNCTION: _stage("gather", f"uint{8 * item}", code), w.INNER: stage[w.FUNCTION]}
-        _fill(words, w.PREDS + w.SIDE * side, {w.ROWS: 1, **reading.words, **place, **stage})
+            functions = {w.FUNCTION: _stage("gather", f"uint{8 * item}", code), w.INNER: functions[w.FUNCTION]}
+        _fill(words, w.PREDS + w.SIDE * side, {w.ROWS: 1, **reading.words, **place, **functions})
         for number, axis in enumerate(axes):
             words[w.SPACE + w.AXIS * number + 1 + side] = item * axis[1 + side]
     for number, axis in enumerate(axes):
@@ -228,9 +231,10 @@ def _members(regions: Regions, size: int) -> int:
 
 @functools.cache
 def _stage(name: str, item: str, code: str) -> int:
-    stage = w.compile_stage(name, item, code)
-    _KEPT.append(stage)
-    return int(stage.address)
+    """The address of a stage for these items and codes."""
+    compiled = stage(STAGES[name], item, code)
+    _KEPT.append(compiled)
+    return int(compiled.address)
 
 
 _KEPT: list[Any] = []

@@ -114,7 +114,7 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def _outputs(views: Views, tables: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Zeros in one piece: counts `(N, K, 4)`, faults `(NUM_FAULTS,)`, and tables of counts, the first being `counts`."""
+    """Zeros in one piece: counts `(N, K, 4)`, faults `(NUM_FAULTS,)`, and tables of counts, the first `counts`."""
     shape = (views.space[0], views.num_outputs, 4)
     size = math.prod(shape)
     buffer = torch.zeros(tables * size + NUM_FAULTS, dtype=torch.int64, device=views.preds.device)
@@ -278,7 +278,7 @@ def _ignored_values(ignore_index: Ints, dtype: torch.dtype) -> tuple[float, ...]
 
 @functools.lru_cache(maxsize=1024)
 def _region_words(regions: tuple[Ints, ...], size: int) -> tuple[Ints, ...]:
-    """For every region one bit per label, 32 to an int32."""
+    """For every region one bit for each label, 32 to an int32."""
     rows = []
     for labels in regions:
         bits = sum(1 << label for label in labels)

@@ -6,7 +6,7 @@ A program takes every `programs`-th tile of one sample, keeps its counts on the 
 Spatial axes come innermost first; there are up to three. `strides` are those of the sample axis, the class axis and
 the spatial axes. Arguments in capitals are constants of the compiled program.
 """
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 # ruff: noqa: N803
 
 from __future__ import annotations
@@ -258,8 +258,8 @@ def count_labels(
     - ATOMICS, for many: every voxel is added to a table in memory, the support is left out;
     - REGIONS, for up to eight whose labels are the bits of WORDS: each has a byte of counters that every thread keeps.
 
-    Threads read ROW classes of preds side by side, or voxels where that is 1. KINDS are the faults of preds, of target and
-    of fractions in target; regions are silent about them unless REPORT.
+    Threads read ROW classes of preds side by side, or voxels where that is 1. KINDS are the faults of preds, of target
+    and of fractions in target; regions are silent about them unless REPORT.
     """
     program = tl.program_id(0)
     sample = (program // programs).to(tl.int64)
@@ -344,9 +344,9 @@ def count_masks(
 ):
     """Add the labels of mask views to `counts`, int64 `(N, L, 4)`, and to `faults`.
 
-    Float preds are positive above `cutoff` and must lie within BOUNDS, if there are any; both are numbers that their dtype
-    can hold. KINDS are the faults of preds that are NaN, and not within the bounds or not binary; of target; of fractions
-    in target. A tile has ROW labels.
+    Float preds are positive above `cutoff` and must lie within BOUNDS, if there are any; both are numbers that their
+    dtype can hold. KINDS are the faults of preds that are NaN, and not within the bounds or not binary; of target; of
+    fractions in target. A tile has ROW labels.
     """
     program = tl.program_id(0)
     rows = tl.cdiv(labels, ROW)

@@ -1,0 +1,649 @@
+"""`diagnose` names every fault planted into real and synthetic data, its remedies run, healthy data is left alone."""
+
+import functools
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from torchmetrics_dice_ext import diagnose
+from torchmetrics_dice_ext._diagnosis._batch import MOST_VOXELS
+from torchmetrics_dice_ext._diagnosis._evidence import best_assignment
+from torchmetrics_dice_ext.functional import dice_score
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Scene(NamedTuple):
+    """One honest batch per task: probabilities and masks, logits and labels, probabilities and overlapping masks."""
+
+    binary: tuple[Tensor, Tensor]
+    multiclass: tuple[Tensor, Tensor]
+    multilabel: tuple[Tensor, Tensor]
+
+
+OPTIONS = {
+    "binary": {"task": "binary"},
+    "multiclass": {"task": "multiclass", "num_classes": 4},
+    "multilabel": {"task": "multilabel", "num_labels": 3},
+}
+
+
+def blurred(masks: Tensor, seed: int) -> Tensor:
+    """Probabilities of a good, but not perfect, model for masks `(N, K, H, W)`."""
+    noise = torch.rand(masks.shape, generator=torch.Generator().manual_seed(seed))
+    return 0.02 + 0.86 * F.avg_pool2d(masks.float(), 3, 1, 1) + 0.1 * noise
+
+
+def scene_of(labels: Tensor, seed: int) -> Scene:
+    """A scene around label maps `(N, H, W)` of four classes."""
+    classes = F.one_hot(labels, 4).movedim(-1, 1)
+    nested = torch.stack([labels > 0, labels > 1, labels == 3], dim=1).to(torch.uint8)
+    noise = torch.randn(classes.shape, generator=torch.Generator().manual_seed(seed))
+    logits = 9 * F.avg_pool2d(classes.float(), 3, 1, 1) + 0.5 * noise
+    return Scene((blurred(nested[:, :1], seed), nested[:, 0]), (logits, labels), (blurred(nested, seed), nested))
+
+
+@functools.cache
+def scene(name: str) -> Scene:
+    if name == "brain":
+        datasets = pytest.importorskip("nilearn.datasets")
+        loaders = (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
+        gray, white = (load(resolution=2).get_fdata(dtype=np.float32)[..., 20:70:7] for load in loaders)
+        labels = np.stack([1 - gray - white, gray, white]).argmax(0)
+        labels[(labels == 2) & (np.arange(labels.shape[1])[:, None] < 50)] = 3  # white matter of one side
+        return scene_of(torch.from_numpy(np.moveaxis(labels, -1, 0).copy()), 1)
+    if name == "coins":
+        image = torch.from_numpy(pytest.importorskip("skimage.data").coins()).float()
+        levels = F.avg_pool2d(image[None, None], 5, 1, 2)[0, 0]
+        labels = sum((levels > cut).long() for cut in (105, 140, 170))
+        return scene_of(torch.stack([labels[:150, :190], labels[150:300, :190], labels[:150, 190:380]]), 2)
+    g = torch.Generator().manual_seed(3)
+    field = F.avg_pool2d(torch.randn(5, 1, 72, 60, generator=g), 9, 1, 4)[:, 0]
+    return scene_of(sum((field > cut).long() for cut in (0.02, 0.09, 0.16)), 3)
+
+
+class Fault(NamedTuple):
+    code: str
+    task: str
+    plant: Callable[[Tensor, Tensor], tuple]  # preds, target -> preds, target[, options]
+    severity: str = "error"
+
+
+def one_hot(labels: Tensor, size: int = 4) -> Tensor:
+    return F.one_hot(labels.long(), size).movedim(-1, 1)
+
+
+def channel(k: int) -> Tensor:
+    return (torch.arange(4) == k).view(4, 1, 1)
+
+
+def some(shape: tuple[int, ...], share: float) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(9)) < share
+
+
+def square(p: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    size = min(t.shape[-2:])
+    return p[..., :size, :size], t[..., :size, :size]
+
+
+def confident(p: Tensor) -> Tensor:
+    """Probabilities that span nearly [0, 1], as trained models give them."""
+    return ((p - 0.5) * 12).sigmoid()
+
+
+FAULTS = {
+    # types
+    "NumPy preds": Fault("not_a_tensor", "multiclass", lambda p, t: (p.numpy(), t)),
+    "NumPy with negative strides": Fault("not_a_tensor", "binary", lambda p, t: (p.numpy()[::-1], t.flip(0))),
+    "big-endian NumPy": Fault("not_a_tensor", "binary", lambda p, t: (p.numpy().astype(">f4"), t)),
+    "a list": Fault("not_a_tensor", "binary", lambda p, t: (p, t.tolist())),
+    "complex preds": Fault("wrong_dtype", "binary", lambda p, t: (p.to(torch.complex64), t)),
+    "float8": Fault("wrong_dtype", "binary", lambda p, t: (p.to(torch.float8_e4m3fn), t)),
+    "sparse target": Fault("not_dense", "binary", lambda p, t: (p, t.to_sparse())),
+    "no target": Fault("missing_input", "binary", lambda p, t: (p, None)),
+    "ragged lists": Fault("unreadable", "binary", lambda p, t: (p, [[1, 2], [3]])),
+    "a float mask": Fault("bad_mask", "binary", lambda p, t: (p, t, {"mask": t.float()})),
+    "a mask of another shape": Fault("bad_mask", "binary", lambda p, t: (p, t, {"mask": torch.ones(2, 5) > 0})),
+    "preds are target": Fault("same_storage", "binary", lambda p, t: (t, t)),
+    # shapes
+    "another size": Fault("unequal_shapes", "multiclass", lambda p, t: (F.interpolate(p, scale_factor=0.5), t)),
+    "another batch size": Fault("batch_axis", "binary", lambda p, t: (p[1:], t)),
+    "no batch axis": Fault("batch_axis", "multiclass", lambda p, t: (p[0], t[:1])),
+    "channels-last scores": Fault("class_axis", "multiclass", lambda p, t: (p.movedim(1, -1), t)),
+    "channels-last masks": Fault("class_axis", "multilabel", lambda p, t: (p, t.movedim(1, -1))),
+    "channels-first where last is said": Fault("class_axis", "multiclass", lambda p, t: (p, t, {"class_dim": -1})),
+    "a picture as mask": Fault("channel_axis", "binary", lambda p, t: (p, torch.stack([t] * 3, -1))),
+    "two channels for one": Fault("wrong_task", "binary", lambda p, t: (torch.cat([1 - p, p], 1), t)),
+    "a label map for masks": Fault("wrong_task", "multilabel", lambda p, t: (p, t.sum(1).clamp(max=2))),
+    "one channel for classes": Fault("wrong_task", "multiclass", lambda p, t: (p.softmax(1)[:, 1:2], (t == 1).long())),
+    "too many classes": Fault("num_classes", "multiclass", lambda p, t: (p, t, {"num_classes": 5})),
+    "too many labels": Fault("num_classes", "multilabel", lambda p, t: (p, t, {"num_labels": 4})),
+    "float labels": Fault("float_labels", "multiclass", lambda p, t: (p.argmax(1).float(), t)),
+    "argmax over a spatial axis": Fault("argmax_axis", "multiclass", lambda p, t: (p.argmax(-1), t)),
+    "argmax over the batch": Fault("argmax_axis", "multiclass", lambda p, t: (p.argmax(0), t)),
+    "labels said to be one-hot": Fault(
+        "input_format",
+        "multiclass",
+        lambda p, t: (one_hot(p.argmax(1)), one_hot(t), {"input_format": "index", "num_classes": 6}),
+    ),
+    "axes exchanged": Fault("transposed", "multiclass", lambda p, t: (p.transpose(-1, -2), t)),
+    # values
+    "a mask of 0 and 255": Fault("scaled_mask", "binary", lambda p, t: (p, t * 255)),
+    "masks of 0 and 255": Fault("scaled_mask", "multilabel", lambda p, t: (p, t * 255)),
+    "a mask divided by 255": Fault("scaled_mask", "binary", lambda p, t: (p, t / 255)),
+    "labels times 85": Fault("scaled_mask", "multiclass", lambda p, t: (p, (t * 85).to(torch.uint8))),
+    "hard preds of 0 and 255": Fault("scaled_mask", "binary", lambda p, t: ((p > 0.5).to(torch.uint8) * 255, t)),
+    "probabilities times 255": Fault("scaled_preds", "binary", lambda p, t: (p * 255, t)),
+    "probabilities in uint8": Fault("scaled_preds", "binary", lambda p, t: ((p * 255).to(torch.uint8), t)),
+    "percents": Fault("scaled_preds", "multilabel", lambda p, t: (p * 100, t)),
+    "labels out of range": Fault(
+        "labels_out_of_range", "multiclass", lambda p, t: (p, torch.tensor([0, 2, 41, 77])[t])
+    ),
+    "one class too few": Fault("labels_out_of_range", "multiclass", lambda p, t: (p.argmax(1), t, {"num_classes": 3})),
+    "a label map as a mask": Fault(
+        "label_map_as_mask", "binary", lambda p, t: (p, t.long() * torch.arange(1, 5)[some(t.shape, 0.5).long()])
+    ),
+    "void 255": Fault("ignore_label", "multiclass", lambda p, t: (p, torch.where(some(t.shape, 0.1), 255, t))),
+    "void -1": Fault("ignore_label", "multilabel", lambda p, t: (p, torch.where(some(t.shape, 0.1), -1, t.long()))),
+    "labels from 1": Fault("labels_from_one", "multiclass", lambda p, t: (p, t + 1)),
+    "both from 1": Fault("labels_from_one", "multiclass", lambda p, t: (p.argmax(1) + 1, t + 1)),
+    "a mask of 1 and 2": Fault("labels_from_one", "binary", lambda p, t: (p, t + 1)),
+    "one-hot labels": Fault("one_hot_as_labels", "multiclass", lambda p, t: (one_hot(p.argmax(1)), one_hot(t))),
+    "one-hot masks": Fault("one_hot_as_masks", "binary", lambda p, t: (torch.cat([1 - p, p], 1), one_hot(t, 2))),
+    "overlapping one-hot": Fault("not_one_hot", "multiclass", lambda p, t: (p, one_hot(t) | channel(2))),
+    "one-hot without background": Fault("not_one_hot", "multiclass", lambda p, t: (p, one_hot(t) * ~channel(0))),
+    "interpolated mask": Fault(
+        "fractional_mask", "binary", lambda p, t: (p, F.avg_pool2d(t[:, None].float(), 3, 1, 1))
+    ),
+    "interpolated labels": Fault(
+        "fractional_mask", "multiclass", lambda p, t: (p, F.avg_pool2d(t[:, None].float(), 3, 1, 1))
+    ),
+    "swapped arguments": Fault("swapped_arguments", "binary", lambda p, t: (t, p)),
+    "255 as int8": Fault("overflow", "binary", lambda p, t: (p, (t.long() * 255).to(torch.int8))),
+    "labels times 255 as uint8": Fault("overflow", "multiclass", lambda p, t: (p, (t * 255).to(torch.uint8))),
+    "NaN cast to integers": Fault(
+        "overflow", "binary", lambda p, t: (p, torch.where(some(t.shape, 0.1), -(2**63), t.long()))
+    ),
+    "NaN preds": Fault("nan", "multiclass", lambda p, t: (torch.where(some(p.shape, 0.05), NAN, p), t)),
+    "NaN target": Fault("nan", "binary", lambda p, t: (p, torch.where(some(t.shape, 0.05), NAN, t.float()))),
+    "infinite probabilities": Fault("infinite", "binary", lambda p, t: (torch.where(p > 0.7, INF, p), t)),
+    "infinite target": Fault("infinite", "binary", lambda p, t: (p, torch.where(some(t.shape, 0.05), INF, t.float()))),
+    "infinite scores": Fault("infinite", "multiclass", lambda p, t: (torch.where(p > 9, INF, p), t), "warning"),
+    # activations
+    "logits for probabilities": Fault("logits_as_probabilities", "binary", lambda p, t: (p.logit(), t)),
+    "logits for label probabilities": Fault("logits_as_probabilities", "multilabel", lambda p, t: (p.logit(), t)),
+    "probabilities for logits": Fault("probabilities_as_logits", "binary", lambda p, t: (p, t, {"from_logits": True})),
+    "label probabilities for logits": Fault(
+        "probabilities_as_logits", "multilabel", lambda p, t: (confident(p), t, {"from_logits": True})
+    ),
+    "probabilities that overshoot": Fault("probabilities_out_of_range", "binary", lambda p, t: (p * 1.15 - 0.05, t)),
+    "sigmoid twice": Fault("sigmoid_twice", "binary", lambda p, t: (confident(p).sigmoid(), t)),
+    "sigmoid twice in half precision": Fault(
+        "sigmoid_twice", "multilabel", lambda p, t: (confident(p).sigmoid().half(), t)
+    ),
+    "softmax twice": Fault("softmax_twice", "multiclass", lambda p, t: (p.softmax(1).softmax(1), t), "warning"),
+    "softmax over a spatial axis": Fault("softmax_axis", "multiclass", lambda p, t: (p.softmax(-1), t)),
+    "softmax over the batch": Fault("softmax_axis", "multiclass", lambda p, t: (p.softmax(0), t)),
+    "softmax over pixels": Fault("softmax_axis", "binary", lambda p, t: (p.logit().softmax(-1), t)),
+    "softmax over one channel": Fault("softmax_axis", "binary", lambda p, t: (p.softmax(1), t), "warning"),
+    "an underconfident model": Fault("threshold", "binary", lambda p, t: (p * 0.3, t), "warning"),
+    "an overconfident label": Fault(
+        "threshold", "multilabel", lambda p, t: (p ** torch.tensor([1, 0.1, 1]).view(3, 1, 1), t), "warning"
+    ),
+    # places and meanings
+    "inverted mask": Fault("inverted", "binary", lambda p, t: (p, 1 - t)),
+    "inverted logits": Fault("inverted", "binary", lambda p, t: (-p.logit(), t, {"from_logits": True})),
+    "inverted bools": Fault("inverted", "binary", lambda p, t: (p < 0.5, t)),
+    "one inverted label": Fault(
+        "inverted", "multilabel", lambda p, t: (torch.cat([p[:, :1], 1 - p[:, 1:2], p[:, 2:]], 1), t)
+    ),
+    "classes renumbered in scores": Fault("permuted_classes", "multiclass", lambda p, t: (p[:, [0, 2, 3, 1]], t)),
+    "classes renumbered in labels": Fault(
+        "permuted_classes", "multiclass", lambda p, t: (torch.tensor([0, 3, 1, 2])[p.argmax(1)], t)
+    ),
+    "classes renumbered, channels-last": Fault(
+        "permuted_classes", "multiclass", lambda p, t: (p[:, [0, 2, 3, 1]].movedim(1, -1), t, {"class_dim": -1})
+    ),
+    "labels reordered": Fault("permuted_classes", "multilabel", lambda p, t: (p[:, [2, 0, 1]], t)),
+    "samples shuffled": Fault("shuffled_samples", "multiclass", lambda p, t: (p.roll(1, 0), t)),
+    "masks shuffled": Fault("shuffled_samples", "binary", lambda p, t: (p, t.roll(1, 0))),
+    "shifted": Fault("shifted", "multiclass", lambda p, t: (p.roll((5, -6), (-2, -1)), t)),
+    "shifted mask": Fault("shifted", "binary", lambda p, t: (p, t.roll((-7, 6), (-2, -1)))),
+    "leakage": Fault("perfect", "multiclass", lambda p, t: (t.clone(), t), "warning"),
+    # outcomes
+    "one value": Fault("constant_preds", "binary", lambda p, t: (torch.full_like(p, 0.3), t), "warning"),
+    "one class": Fault("constant_preds", "multiclass", lambda p, t: (torch.full_like(t, 2), t), "warning"),
+    "all background": Fault("all_background", "multiclass", lambda p, t: (p - 99 * ~channel(0), t), "warning"),
+    "probabilities cast to integers": Fault("all_background", "binary", lambda p, t: (p.long(), t), "warning"),
+    "a class never predicted": Fault(
+        "class_never_predicted", "multiclass", lambda p, t: (p - 99 * channel(3), t), "warning"
+    ),
+    "a class absent in the target": Fault(
+        "class_absent", "multiclass", lambda p, t: (p, torch.where(t == 3, 0, t)), "info"
+    ),
+    "an empty target": Fault("class_absent", "binary", lambda p, t: (p * 0.4, t * 0), "info"),
+    "everything void": Fault("nothing_counted", "binary", lambda p, t: (p, t * 0 + 7, {"ignore_index": 7}), "warning"),
+    "no voxels": Fault("nothing_counted", "multiclass", lambda p, t: (p[:0], t[:0]), "warning"),
+}
+SCENES = ("brain", "coins", "fields")
+
+
+@pytest.mark.parametrize("place", SCENES)
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_first_finding_names_a_planted_fault(name, place):
+    fault = FAULTS[name]
+    honest = getattr(scene(place), fault.task)
+    preds, target, *more = fault.plant(*honest)
+    options = {**OPTIONS[fault.task], **(more[0] if more else {})}
+
+    diagnosis = diagnose(preds, target, **options)
+
+    first = diagnosis.findings[0]
+    assert (first.code, first.severity) == (fault.code, fault.severity), str(diagnosis)
+    assert first.code in str(diagnosis)
+    assert first.remedy in str(diagnosis).replace("\n             ", "\n")
+    if first.dice_after is not None and first.code not in ("nan", "infinite", "overflow", "threshold"):
+        options = OPTIONS[fault.task]
+        assert first.dice_after > float(dice_score(*honest, **options)) - 0.15, str(diagnosis)
+
+
+CODE = (  # findings whose remedy is more than advice
+    "not_a_tensor wrong_dtype not_dense batch_axis class_axis channel_axis wrong_task num_classes float_labels transposed"
+    " scaled_mask scaled_preds labels_out_of_range label_map_as_mask ignore_label labels_from_one one_hot_as_labels"
+    " one_hot_as_masks fractional_mask logits_as_probabilities probabilities_as_logits probabilities_out_of_range threshold"
+    " inverted permuted_classes shuffled_samples shifted"
+).split()
+RUNNABLE = [
+    n for n, fault in FAULTS.items() if fault.code in CODE and n not in ("another batch size", "one inverted label")
+]
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_remedies_are_code_that_leads_to_the_dice_they_promise(name):
+    fault = FAULTS[name]
+    preds, target, *more = fault.plant(*getattr(scene("fields"), fault.task))
+    options = {**OPTIONS[fault.task], **(more[0] if more else {})}
+    first = diagnose(preds, target, **options).findings[0]
+
+    after, options = follow(first.remedy, preds, target, options)
+
+    assert not [f for f in diagnose(*after, **options).findings if f.severity == "error"]
+    if first.dice_after is not None and fault.code != "one_hot_as_masks":
+        score = dice_score(*after, **options)
+        assert float(score) == pytest.approx(first.dice_after, abs=2e-3)
+
+
+def follow(remedy: str, preds, target, options: dict) -> tuple[tuple[Tensor, Tensor], dict]:
+    """Do as a remedy says: run it, or take the options it names."""
+    call = re.match(r"diagnose\(preds, target, (.*), \.\.\.\)", remedy)
+    if call:
+        changed = eval(f"dict({call[1]})")
+        options = {
+            key: value for key, value in options.items() if "task" not in changed or key == "ignore_index"
+        } | changed
+    else:
+        names = {"torch": torch, "preds": preds, "target": target}
+        exec(remedy, names)
+        preds, target = names["preds"], names["target"]
+    return (preds, target), options
+
+
+ORIENTATIONS = {
+    "flipped": (("flipped", lambda x: x.flip(-1)), ("flipped", lambda x: x.flip((-2, -1)))),
+    "rotated": (("rotated", lambda x: x.rot90(1, (-2, -1))), ("rotated", lambda x: x.rot90(3, (-2, -1)))),
+    "transposed": (("transposed", lambda x: x.mT), ("transposed", lambda x: x.mT.flip((-2, -1)))),
+}
+
+
+@pytest.mark.parametrize("place", SCENES)
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+@pytest.mark.parametrize(("code", "turn"), [case for cases in ORIENTATIONS.values() for case in cases])
+def test_orientations(code, turn, task, place):
+    preds, target = square(*getattr(scene(place), task))
+    diagnosis = diagnose(turn(preds), target, **OPTIONS[task])
+    first = diagnosis.findings[0]
+    assert first.code == code, str(diagnosis)
+    assert first.dice_after == pytest.approx(float(dice_score(preds, target, **OPTIONS[task])), abs=1e-6)
+    (after, _), _ = follow(first.remedy, turn(preds), target, {})
+    assert torch.equal(after, preds)
+
+
+@pytest.mark.parametrize(
+    ("order", "flips"),
+    [((0, 1, 2), (0,)), ((1, 0, 2), ()), ((0, 2, 1), (2,)), ((1, 2, 0), (1,)), ((2, 1, 0), (0, 1, 2))],
+)
+@pytest.mark.parametrize("class_dim", [1, -1])
+def test_orientations_of_volumes(order, flips, class_dim):
+    g = torch.Generator().manual_seed(4)
+    field = F.avg_pool3d(torch.randn(1, 1, 20, 20, 20, generator=g), 5, 1, 2)[:, 0]
+    target = (field > 0.02).long() + (field > 0.1)
+    preds = one_hot(target, 3).float() + 0.5 * torch.randn(1, 3, 20, 20, 20, generator=g)
+    turned = preds.permute(0, 1, *(axis + 2 for axis in order)).flip([axis + 2 for axis in flips])
+    if class_dim == -1:
+        preds, turned = preds.movedim(1, -1), turned.movedim(1, -1)
+    first = diagnose(turned, target, task="multiclass", num_classes=3, class_dim=class_dim).findings[0]
+    assert first.code in ("flipped", "transposed", "rotated")
+    (after, _), _ = follow(first.remedy, turned, target, {})
+    assert torch.equal(after, preds)
+
+
+def test_class_axis_where_two_axes_have_the_size():
+    g = torch.Generator().manual_seed(5)
+    target = torch.randint(0, 6, (40, 6, 9), generator=g)
+    preds = one_hot(target, 6).float().movedim(1, 2) + 0.2 * torch.randn(40, 6, 6, 9, generator=g)
+    first = diagnose(preds, target, task="multiclass", num_classes=6).findings[0]
+    assert (first.code, first.severity) == ("class_axis", "error")
+    assert "class_dim=2" in first.remedy
+
+
+def test_a_flip_of_nearly_symmetric_images():
+    preds, target = scene("brain").binary
+    first = diagnose(preds.flip(-2), target, task="binary").findings[0]
+    assert (first.code, first.severity) == ("flipped", "warning")
+    assert first.dice_before > 0.85
+
+
+def test_background_that_carries_the_score():
+    g = torch.Generator().manual_seed(0)
+    target = torch.zeros(2, 64, 64, dtype=torch.long)
+    target[:, 5:12, 5:12], target[:, 40:44, 40:44] = 1, 2
+    preds = torch.where(torch.rand(target.shape, generator=g) < 0.03, torch.randint(1, 3, target.shape, generator=g), 0)
+    diagnosis = diagnose(preds, target, task="multiclass", num_classes=3, class_names=("air", "liver", "tumor"))
+    first = diagnosis.findings[0]
+    assert first.code == "background_only"
+    assert "include_background=False" in first.remedy
+    assert first.dice_after < 0.1 < 0.3 < first.dice_before
+
+
+def test_imbalance_between_macro_and_micro():
+    target = torch.zeros(1, 128, 128, dtype=torch.long)
+    target[:, 60:120] = 1
+    target[:, 3, 3:7] = 2
+    preds = target.roll(1, -2).clone()
+    diagnosis = diagnose(preds, target, task="multiclass", num_classes=3, class_names=("air", "liver", "tumor"))
+    (finding,) = [f for f in diagnosis.findings if f.code == "imbalance"]
+    assert finding.severity == "info"
+    assert re.search(
+        r"class tumor is 0\.024% .* macro 0\.6\d\d .* micro 0\.9\d\d and weighted 0\.9\d\d", finding.message
+    )
+
+
+def test_a_low_dice_that_nothing_explains():
+    g = torch.Generator().manual_seed(0)
+    preds, target = torch.rand(2, 2, 64, 64, generator=g)
+    (finding,) = diagnose(preds, (target > 0.9).long(), task="binary").findings
+    assert (finding.code, finding.severity) == ("low_dice", "info")
+    assert "too much is predicted" in finding.message
+
+
+def test_two_faults_are_both_found():
+    preds, target = scene("fields").binary
+    diagnosis = diagnose(preds.flip(-1), target * 255, task="binary")
+    assert [f.code for f in diagnosis.findings] == ["scaled_mask", "flipped"]
+    assert diagnosis.dice is None
+    diagnosis = diagnose(-preds.logit().numpy(), target, task="binary", from_logits=True)
+    assert {f.code for f in diagnosis.findings} == {"inverted", "not_a_tensor"}
+
+
+@pytest.mark.parametrize("place", SCENES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_honest_batches_have_no_findings(place, dtype):
+    binary, multiclass, multilabel = scene(place)
+    batches = [
+        (binary[0], binary[1], {"task": "binary"}),
+        (binary[0][:, 0], binary[1].bool(), {"task": "binary"}),
+        (binary[0].logit(), binary[1], {"task": "binary", "from_logits": True}),
+        (confident(binary[0]), binary[1], {"task": "binary"}),
+        (multiclass[0], multiclass[1].to(torch.uint8), OPTIONS["multiclass"]),
+        (multiclass[0].softmax(1), multiclass[1], OPTIONS["multiclass"]),
+        (multiclass[0].movedim(1, -1), multiclass[1], {**OPTIONS["multiclass"], "class_dim": -1}),
+        (multiclass[0], one_hot(multiclass[1]), OPTIONS["multiclass"]),
+        (multilabel[0], multilabel[1], OPTIONS["multilabel"]),
+        (multilabel[0].logit(), multilabel[1], {**OPTIONS["multilabel"], "from_logits": True}),
+    ]
+    for preds, target, options in batches:
+        diagnosis = diagnose(preds.to(dtype), target, **options)
+        assert diagnosis.findings == (), str(diagnosis)
+        assert diagnosis.dice > 0.8
+        assert "nothing wrong found" in str(diagnosis)
+    labels = multiclass[0].argmax(1)
+    for preds, target in ((labels, multiclass[1]), (one_hot(labels), multiclass[1]), (labels, one_hot(multiclass[1]))):
+        assert diagnose(preds, target, **OPTIONS["multiclass"]).findings == ()
+    void = torch.where(some(multiclass[1].shape, 0.1), 255, multiclass[1])
+    nan = torch.where((void == 255).unsqueeze(1), NAN, multiclass[0])
+    assert diagnose(nan, void, **OPTIONS["multiclass"], ignore_index=255).findings == ()
+    assert diagnose(nan, void, **OPTIONS["multiclass"], mask=void != 255).findings == ()
+
+
+SIZES = st.one_of(st.integers(1, 6), st.integers(7, 40))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    task=st.sampled_from(sorted(OPTIONS)),
+    samples=st.integers(1, 6),
+    space=st.lists(SIZES, min_size=1, max_size=2),
+    smooth=st.sampled_from([1, 3, 7]),
+    bias=st.sampled_from([0.0, 0.5, 1.5]),
+    quality=st.sampled_from([0.0, 0.3, 1.0, 4.0, 20.0]),
+    lean=st.sampled_from([-2.0, 0.0, 2.0]),
+    form=st.sampled_from(["logits", "probabilities", "decisions"]),
+)
+def test_honest_models_good_and_bad_raise_no_error(seed, task, samples, space, smooth, bias, quality, lean, form):
+    g = torch.Generator().manual_seed(seed)
+
+    def field() -> Tensor:
+        x = torch.randn(samples, 4, *space, generator=g)
+        if smooth > 1 and min(space) >= smooth:
+            x = {1: F.avg_pool1d, 2: F.avg_pool2d}[len(space)](x, smooth, 1, smooth // 2)
+        return x / (x.std() + 1e-6)
+
+    truth, noise = field(), field()
+    if task == "multiclass":
+        target = (truth + bias * (torch.arange(4) == 0).view(4, *(1 for _ in space))).argmax(1)
+        logits = quality * one_hot(target) + noise
+        preds = {"logits": logits, "probabilities": logits.softmax(1), "decisions": logits.argmax(1)}[form]
+    else:
+        target = (truth > bias).long()
+        logits = quality * (truth - bias) + noise + lean
+        preds = {"logits": logits, "probabilities": logits.sigmoid(), "decisions": (logits > 0).long()}[form]
+    options = dict(OPTIONS[task])
+    if task == "binary":
+        preds, target = preds[:, 0], target[:, 0]
+    elif task == "multilabel":
+        options["num_labels"] = 4
+    if task != "multiclass" and form == "logits":
+        options["from_logits"] = True
+    diagnosis = diagnose(preds, target, **options)
+    refused = {"one_hot_as_labels"}  # the metrics refuse label maps that look so, by chance in tiny ones
+    assert not [f for f in diagnosis.findings if f.severity == "error" and f.code not in refused], str(diagnosis)
+
+
+def test_detectors_that_find_the_wrong_place_raise_no_error():
+    """One disc at a wrong place can be mended by a flip or a shift, and proves nothing."""
+    for seed in range(150):
+        g = torch.Generator().manual_seed(seed)
+        size = [8, 16, 32, 64][seed % 4]
+        y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+        place = torch.rand(2, 1 + seed % 3, 2, 1, 1, generator=g) * size
+        preds, target = (((y - p[:, 0]) ** 2 + (x - p[:, 1]) ** 2 < (size / 6) ** 2) for p in place)
+        diagnosis = diagnose(preds, target, task="binary")
+        assert not [f for f in diagnosis.findings if f.severity == "error"], str(diagnosis)
+
+
+JUNK = [
+    None,
+    3,
+    2.5,
+    "abc",
+    b"x",
+    [],
+    [[]],
+    {},
+    object(),
+    torch.tensor(1.0),
+    torch.empty(0),
+    torch.empty(2, 0, 3),
+    np.array(["a"]),
+    np.array([object()]),
+    np.float64(3),
+    np.zeros((4, 4), ">f4")[::-1],
+    np.zeros(3, "datetime64[s]"),
+    np.zeros((2, 3, 3), np.uint16),
+    torch.empty(2, 3, device="meta"),
+    torch.randn(2, 3, 4, dtype=torch.complex64),
+    torch.full((2, 3, 4), NAN),
+    torch.full((2, 4), INF),
+    torch.randint(0, 9, (2, 3, 4, 5)),
+    torch.rand(2, 3, 4, 5).to_sparse(),
+    torch.rand(1, 3, 4).to(torch.float8_e5m2),
+    torch.tensor([[2**63 - 1, -(2**63)]]),
+    torch.ones(2, 3, 4, dtype=torch.uint64),
+    torch.rand(3, 3, 3, 3, 3, 3),
+    torch.ones(2, 4) > 0,
+]
+
+
+@pytest.mark.parametrize("task", sorted(OPTIONS))
+def test_no_data_of_any_kind_makes_it_raise(task):
+    for preds in JUNK:
+        for target in JUNK:
+            diagnosis = diagnose(preds, target, **OPTIONS[task])
+            assert str(diagnosis).startswith("Diagnosis: ")
+
+
+def test_wrong_options_are_refused():
+    preds, target = scene("fields").binary
+    with pytest.raises(ValueError, match=r"`task` must be one of"):
+        diagnose(preds, target, task="segmentation")
+    with pytest.raises(ValueError, match=r"`num_classes` must be an integer of at least 2, got None"):
+        diagnose(preds, target, task="multiclass")
+    with pytest.raises(ValueError, match=r"`class_names` must hold 3 names"):
+        diagnose(preds, target, task="multilabel", num_labels=3, class_names=("a", "b"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_devices():
+    preds, target = scene("fields").multiclass
+    assert diagnose(preds.cuda(), target.cuda(), **OPTIONS["multiclass"]).findings == ()
+    first = diagnose(preds.cuda(), target, **OPTIONS["multiclass"]).findings[0]
+    assert (first.code, first.remedy) == ("two_devices", "target = target.to(preds.device)")
+    assert diagnose(preds.flip(-1).cuda(), target.cuda(), **OPTIONS["multiclass"]).findings[0].code == "flipped"
+
+
+def test_a_large_volume_is_looked_at_through_a_sample():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 512), torch.linspace(-1, 1, 512), indexing="ij")
+    distance = ((x - 0.3) ** 2 + (y + 0.1) ** 2 - 0.2).unsqueeze(-1)
+    preds = torch.sigmoid(-20 * distance).expand(1, 512, 512, 300)  # 78 million voxels in the memory of one slice
+    target = (distance < 0.02).to(torch.uint8).expand(1, 512, 512, 300)
+    start = time.process_time()
+    diagnosis = diagnose(preds.flip(-2), target, task="binary")
+    assert time.process_time() - start < 20
+    assert diagnosis.findings[0].code == "flipped"
+    seen, everything = (
+        int(n.replace(",", "")) for n in re.search(r"looked at ([\d,]+) of ([\d,]+)", str(diagnosis)).groups()
+    )
+    assert everything == preds.numel()
+    assert MOST_VOXELS / 4 < seen <= MOST_VOXELS
+    assert "every (1, 4, 4, 3) along samples and spatial axes" in str(diagnosis)
+
+
+def test_values_outside_the_sample_are_checked():
+    target = torch.zeros(1, 1500, 1500, dtype=torch.uint8)
+    target[:, 100:900, 200:700] = 1
+    preds = target.float() * 0.8 + 0.1
+    preds[0, 3, 4] = NAN
+    diagnosis = diagnose(preds, target, task="binary")
+    assert diagnosis.findings[0].code == "nan"
+    assert "NaN in 1 voxel:" in diagnosis.findings[0].message
+
+
+def test_inputs_stay_as_they_are():
+    preds, target = scene("fields").multilabel
+    given = preds.clone().requires_grad_(), target.clone()
+    diagnose(*given, **OPTIONS["multilabel"])
+    assert torch.equal(given[0], preds)
+    assert torch.equal(given[1], target)
+    assert given[0].requires_grad
+
+
+def test_the_report():
+    preds, target = scene("fields").binary
+    report = str(diagnose(preds.flip(-1), target, task="binary", threshold=0.4)).splitlines()
+    assert re.fullmatch(r"Diagnosis: 1 error \(Dice 0\.\d{3}\)", report[0])
+    assert report[1:4] == [
+        "  task='binary', thresholds=(0.4,)",
+        "  preds: float32 (5, 1, 72, 60) on cpu",
+        "  target: uint8 (5, 72, 60) on cpu",
+    ]
+    assert report[5:7] == ["  looked at all 21,600 voxels", ""]
+    assert report[7:9] == ["1. error: flipped", "   why:      preds and target are mirror images along axis -1."]
+    assert re.fullmatch(r"   Dice:     0\.\d{3} -> 0\.9\d\d", report[9])
+    assert report[10:] == ["   way out:  preds = preds.flip(-1)"]
+    assert max(len(line) for line in report) <= 120
+
+
+@pytest.mark.parametrize(("n", "seed"), [(1, 0), (2, 1), (3, 2), (7, 3), (20, 4), (40, 5)])
+def test_assignment_is_optimal(n, seed):
+    optimize = pytest.importorskip("scipy.optimize")
+    for scores in np.random.default_rng(seed).random((20, n, n)):
+        rows = best_assignment(scores.tolist())
+        assert sorted(rows) == list(range(n))
+        best = scores[optimize.linear_sum_assignment(scores, maximize=True)].sum()
+        assert sum(scores[row, column] for column, row in enumerate(rows)) == pytest.approx(best)
+
+
+def test_pictures():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    binary, multiclass, multilabel = scene("fields")
+    volume = torch.rand(1, 9, 8, 7)
+    batches = [
+        (*binary, OPTIONS["binary"]),
+        (*multiclass, OPTIONS["multiclass"]),
+        (multiclass[0].argmax(1), multiclass[1], OPTIONS["multiclass"]),
+        (*multilabel, OPTIONS["multilabel"]),
+        (volume, (volume > 0.5).long(), OPTIONS["binary"]),
+        (volume[0, 0, 0], (volume[0, 0, 0] > 0.5).long(), OPTIONS["binary"]),
+    ]
+    for preds, target, options in batches:
+        figure = diagnose(preds, target, **options).plot()
+        figure.canvas.draw()
+        assert [ax.get_title() for ax in figure.axes][:3] == ["preds", "target", "difference"]
+        pyplot.close(figure)
+    figure = diagnose(None, None, task="binary").plot()
+    assert "missing_input" in figure.texts[0].get_text()
+    pyplot.close(figure)
+
+
+def test_pictures_need_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "torchmetrics-dice-ext\[plot\]"'):
+        diagnose(*scene("fields").binary, task="binary").plot()
+
+
+def test_findings_are_ordered_and_carry_evidence():
+    preds, target = scene("fields").multiclass
+    diagnosis = diagnose(preds[:, [0, 2, 3, 1]].numpy(), target, **OPTIONS["multiclass"])
+    assert [f.severity for f in diagnosis.findings] == ["error", "error"]
+    first, second = diagnosis.findings
+    assert (first.code, second.code) == ("permuted_classes", "not_a_tensor")
+    assert first.gain > 0.3
+    assert re.fullmatch(r"Dice 0\.\d{3} -> 0\.9\d\d", first.evidence)
+    assert (second.gain, second.evidence) == (0, "")
+    assert not math.isnan(first.dice_before)
