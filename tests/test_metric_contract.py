@@ -511,7 +511,7 @@ def test_wrong_use_of_a_synced_metric_is_refused_as_by_torchmetrics(case: Case) 
 
 
 def test_a_cached_result_keeps_the_default_dtype() -> None:
-    metric = torchmetrics_dice_ext.BinaryDiceScore()
+    metric = package.BinaryDiceScore()
     metric.update(torch.tensor([[0.9, 0.2]]), torch.tensor([[1, 1]]))
     metric.compute()
     assert metric.set_dtype(torch.float16).compute().dtype == torch.float32

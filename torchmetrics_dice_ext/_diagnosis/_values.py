@@ -19,6 +19,7 @@ from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews
 
 _USUAL_VOID = (255, -1, -100, 254, 250, 128, 99)
 _SHOWN = 8
+_MOST_TIMES = 4  # a number of classes is wrong by this factor at most
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Side:
     def size(self) -> int:
         """How many labels are allowed: 0 and 1 for masks."""
         return self.batch.counting.num_classes if isinstance(self.batch.views, LabelViews) else 2
+
+    @property
+    def holds(self) -> str:
+        """The side and its values in words."""
+        return f"{self.name} {'holds' if self.name == 'target' else 'hold'} {self.shown}"
 
     @property
     def shown(self) -> str:
@@ -238,16 +244,25 @@ def _halves(mask: Tensor) -> Tensor:
 
 
 def _both_sides(batch: Batch) -> Reading | None:
-    """Labels 1..C on both sides."""
+    """Label maps that agree on labels other than 0 to C - 1: from 1 to C, or more of them."""
     sides = [_side(name, batch) for name in ("preds", "target")]
-    if any(not side.values or side.values[0] < 1 or side.values[-1] > side.size for side in sides):
-        return None
     size = batch.counting.num_classes
-    message = (
-        f"preds hold {sides[0].shown} and target {sides[1].shown}: labels from 1 to {size} instead of 0 to {size - 1}."
-    )
-    edited = batch.edited(preds=lambda x: x - 1, target=lambda x: x - 1)
-    return Reading("labels_from_one", message, "preds, target = preds - 1, target - 1", edited)
+    if any(not side.values or side.values[0] < 0 or side.values[-1] > _MOST_TIMES * size for side in sides):
+        return None
+    seen = f"preds hold {sides[0].shown} and target {sides[1].shown}"
+    most = max(side.values[-1] for side in sides)
+    if most == size and all(side.values[0] >= 1 for side in sides):
+        message = f"{seen}: labels from 1 to {size} instead of 0 to {size - 1}."
+        edited = batch.edited(preds=lambda x: x - 1, target=lambda x: x - 1)
+        return Reading("labels_from_one", message, "preds, target = preds - 1, target - 1", edited)
+    return _more_classes(batch, f"{seen} where only 0 to {size - 1} are labels.", most)
+
+
+def _more_classes(batch: Batch, message: str, most: float) -> Reading:
+    size = int(most) + 1
+    remedy = f"diagnose(preds, target, num_classes={size}, ...)  # and in the metrics and the model"
+    text = f"{message} Perhaps there are {size} classes."
+    return Reading("labels_out_of_range", text, remedy, batch.edited(num_classes=size))
 
 
 def _wrong_labels(side: Side, number: str) -> Iterator[Reading]:
@@ -262,7 +277,7 @@ def _wrong_labels(side: Side, number: str) -> Iterator[Reading]:
     if size == 2 or not foreground:
         yield from _scaled(side)
     if values and values[0] >= 1 and values[-1] == size:
-        message = f"{name} holds {side.shown}: labels from 1 to {size} instead of 0 to {size - 1}."
+        message = f"{side.holds}: labels from 1 to {size} instead of 0 to {size - 1}."
         yield side.reading("labels_from_one", message, f"{name} - 1", lambda x: x - 1)
     yield from _overflow(side, foreground)
     if name == "target" and 0 < len(wrong) <= 2 and (foreground or size > 2):
@@ -282,9 +297,7 @@ def _scaled(side: Side) -> Iterator[Reading]:
         exact = all(abs(value / step - round(value / step)) < 0.05 for value in values)
         if exact and step != 1 and round(values[-1] / step) < side.size:
             scale = f"by {step:g}" if step > 1 else f"down by {1 / step:g}"
-            message = (
-                f"{side.name} holds {side.shown}: labels scaled {scale}, where the metrics want 0 to {side.size - 1}."
-            )
+            message = f"{side.holds}: labels scaled {scale}, where the metrics want 0 to {side.size - 1}."
             binary = side.size == 2
             remedy = f"{side.name} > 0" if binary else f"({side.name} / {step:g}).round()"
             yield side.reading("scaled_mask", message, remedy, partial(_unscaled, step=step))
@@ -315,7 +328,8 @@ def _overflow(side: Side, foreground: list[float]) -> Iterator[Reading]:
 
 def _ignorable(side: Side, wrong: list[float], number: str) -> Iterator[Reading]:
     usual = all(value in _USUAL_VOID for value in wrong)
-    if not usual and (len(wrong) > 1 or isinstance(side.batch.views, MaskViews)):
+    views = side.batch.views
+    if not usual and (len(wrong) > 1 or isinstance(views, MaskViews) or _both_labels(views)):
         return
     void = [int(value) for value in wrong]
     shown = str(void[0]) if len(void) == 1 else str(void)
@@ -329,7 +343,7 @@ def _ignorable(side: Side, wrong: list[float], number: str) -> Iterator[Reading]
 def _other_labels(side: Side, wrong: list[float], number: str) -> Iterator[Reading]:
     """More labels than the task has."""
     name, values, size, batch = side.name, side.values, side.size, side.batch
-    message = f"{name} holds {side.shown} where only 0 to {size - 1} are labels: wrong in {number}."
+    message = f"{side.holds} where only 0 to {size - 1} are labels: wrong in {number}."
     if isinstance(batch.views, MaskViews):
         if side.dtype == torch.uint8 and name == "preds" and len(values) > 16:
             text = f"preds are uint8 with {side.shown}: a picture of probabilities, scaled by 255."
@@ -341,10 +355,8 @@ def _other_labels(side: Side, wrong: list[float], number: str) -> Iterator[Readi
             yield side.reading("label_map_as_mask", text, remedy, partial(torch.eq, other=label))
         return
     most = values[-1] if values else 0
-    if _both_labels(batch.views) and wrong and wrong[0] >= 0 and size <= most <= 4 * size:
-        text = f"{message} Perhaps there are {most + 1:g} classes."
-        counted = batch.edited(num_classes=int(most) + 1)
-        yield Reading("labels_out_of_range", text, f"num_classes={most + 1:g}", counted)
+    if _both_labels(batch.views) and wrong and wrong[0] >= 0 and size <= most <= _MOST_TIMES * size:
+        yield _more_classes(batch, message, most)
     if 1 < len(values) <= size:
         text = f"{message} The {len(values)} values want to be numbered from 0."
         known = torch.tensor(values, dtype=torch.float64)

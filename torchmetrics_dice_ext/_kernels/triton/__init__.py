@@ -27,7 +27,7 @@ MOST_AXES = 3  # spatial axes left where neighbours were joined
 WIDE = 1 << 30  # voxels from which 32 bits are too few to number those of a sample
 
 THREADS = 128  # of a program
-TILE = 512  # voxels of a tile, of small items up to four times as many: a thread reads 16 bytes at once
+TILE = 512  # voxels of a tile, and up to four times as many where threads keep little for each
 SMALL_TILE = 256  # where a sample has no more voxels than that
 MOST_TILES = 255  # of a program: some counters have eight bits
 PROGRAMS = 16  # for each multiprocessor
@@ -158,6 +158,7 @@ def _row(tensor: Tensor, steps: Ints, size: int) -> int:
 
 
 def _tile(tensor: Tensor, voxels: int) -> int:
+    """Voxels of a tile: a thread reads 16 bytes of them, and at least 4 voxels."""
     return SMALL_TILE if voxels <= SMALL_TILE else max(TILE, 16 * THREADS // tensor.itemsize)
 
 
@@ -219,8 +220,8 @@ def _launch_labels(
     sizes, (preds_steps, target_steps, mask_steps) = _space(views)
     voxels = math.prod(sizes)
     row = _row(preds, preds_steps, size) if views.preds_form is Form.SCORES else 1
-    tile = _tile(preds, voxels)
-    tile = max(THREADS, min(tile, TILE if method == "REGIONS" else 8 * TILE // row))
+    most = TILE if views.preds_form is Form.SCORES or method == "REGIONS" else 4 * TILE
+    tile = min(_tile(preds, voxels), max(THREADS, min(most, 8 * TILE // row)))
     programs = _programs(preds.device, views.space[0], voxels, tile)
     device.count_labels[(views.space[0] * programs,)](
         preds,

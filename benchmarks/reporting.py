@@ -1,0 +1,66 @@
+"""What is written: JSON, a table, and plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import FLOOR, OURS
+
+RESULTS = Path(__file__).parent / "results"
+Results = dict[str, dict[str, dict[str, Any]]]  # case -> contender -> measures
+
+
+def save(name: str, setting: dict[str, Any], results: Results) -> Path:
+    """JSON, and a table beside it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"setting": setting, "cases": results}, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table(setting, results))
+    return path
+
+
+def table(setting: dict[str, Any], results: Results) -> str:
+    """Markdown: time of our update, the others as multiples of it, and extra memory as a share of preds."""
+    names = [
+        name for name in dict.fromkeys(name for case in results.values() for name in case) if name not in (OURS, FLOOR)
+    ]
+    head = ["update on", "ours", "× floor", "extra memory", *(f"{name}, × ours" for name in names)]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for case, measures in results.items():
+        ours = measures[OURS]
+        share = ours["extra_over_preds"]
+        row = [case, _milliseconds(ours), f"{ours['over_floor']:.1f}", "" if share is None else f"{share:.1%}"]
+        for name in names:
+            row.append(f"{measures[name]['over_ours']:.1f}" if name in measures else "")
+        lines.append(f"| {' | '.join(row)} |")
+    versions = ", ".join(f"{package} {version}" for package, version in setting["versions"].items())
+    where = f"{setting['device']}, {setting['threads']} threads" if setting["cores"] else setting["device"]
+    notes = f"{setting['date']}, {where}; {versions}. Times are medians, with the quartiles in brackets."
+    return "\n".join([*lines, "", notes, ""])
+
+
+def _milliseconds(measures: dict[str, Any]) -> str:
+    return f"{measures['ms']:.3g} ms [{measures['low_ms']:.3g}, {measures['high_ms']:.3g}]"
+
+
+def plot(name: str, axis: str, sweep: dict[int, dict[str, dict[str, Any]]]) -> None:
+    """Time, and extra memory, of all contenders against voxels or classes."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    for measure, label, scale in (("ms", "time of an update [ms]", 1), ("extra_bytes", "extra memory [MiB]", 2**20)):
+        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        for contender in dict.fromkeys(contender for point in sweep.values() for contender in point):
+            points = {at: measures[contender][measure] for at, measures in sweep.items() if contender in measures}
+            shown = {at: value / scale for at, value in points.items() if value}
+            if shown:
+                axes.plot(list(shown), list(shown.values()), marker="o", label=contender)
+        axes.set(xlabel=axis, ylabel=label, xscale="log", yscale="log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize="small")
+        figure.savefig(RESULTS / f"{name}-{axis}-{'time' if scale == 1 else 'memory'}.svg")
+        plt.close(figure)
