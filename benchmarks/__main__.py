@@ -1,8 +1,8 @@
 """Time and memory of an update, against torchmetrics, MONAI, mikan-rs and one read of the inputs.
 
 ``python -m benchmarks`` checks the counts of each case against the reference backend, then lets all contenders take
-turns on the same random batches, and writes benchmarks/results/<device>.json and .md. ``--plots`` sweeps over voxels and
-classes instead.
+turns on the same random batches, and writes benchmarks/results/<device>.json and .md. ``--plots`` sweeps over voxels
+and classes instead.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import warnings
 
 import torch
+
 from benchmarks.contenders import Case, cases
 from benchmarks.measuring import measure, setting
 from benchmarks.reporting import plot, save, table

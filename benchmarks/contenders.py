@@ -214,8 +214,10 @@ def _monai(case: Case) -> Update:
 def _mikan(case: Case) -> Update:
     from mikan import ArrayEvaluator
 
-    labels = list(range(case.num_classes))
-    return lambda preds, target: ArrayEvaluator(target[0].numpy(), preds[0].numpy()).labels(labels).metrics("dice")
+    labels, spacing = list(range(case.num_classes)), (1.0, 1.0, 1.0)
+    return lambda preds, target: (
+        ArrayEvaluator(target[0].numpy(), preds[0].numpy(), spacing).labels(labels).metrics("dice")
+    )
 
 
 def gate(case: Case, batch: Batch) -> None:

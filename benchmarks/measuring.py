@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from benchmarks.contenders import FLOOR, OURS, Batch, Case, Update, contenders, gate
 
 SETS_BYTES = 1 << 30  # what the rotated batches of a case may take

@@ -22,11 +22,11 @@ def save(name: str, setting: dict[str, Any], results: Results) -> Path:
 
 
 def table(setting: dict[str, Any], results: Results) -> str:
-    """Markdown: time of our update, the others as multiples of it, and extra memory as a share of preds."""
+    """Markdown: time of our update, the others as multiples of ours, and extra memory as a share of preds."""
     names = [
         name for name in dict.fromkeys(name for case in results.values() for name in case) if name not in (OURS, FLOOR)
     ]
-    head = ["update on", "ours", "× floor", "extra memory", *(f"{name}, × ours" for name in names)]
+    head = ["update on", "ours", "of the floor", "extra memory", *(f"{name}, of ours" for name in names)]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for case, measures in results.items():
         ours = measures[OURS]

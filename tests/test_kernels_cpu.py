@@ -374,6 +374,19 @@ def test_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
         agree(views(preds.sigmoid(), labels(samples, 4, voxels, size=3), task="multilabel", num_labels=4))
 
 
+def test_a_share_that_starts_within_a_sample_counts_that_sample_apart() -> None:
+    given = views(scores(3, 4, 100), labels(3, 100))
+    counts, first = torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(4, 4, dtype=torch.int64)
+    plan = pytest.importorskip("torchmetrics_dice_ext._kernels.cpu.plans").plan_of(given)
+    plan.driver(
+        plan.words_of(given, counts), 50, 250, first.data_ptr(), torch.zeros(NUM_FAULTS, dtype=torch.int64).data_ptr()
+    )
+    expected = reference.count_views(given)[0]
+    assert first[0, 3] == 50
+    assert counts[:, 0, 3].tolist() == [0, 100, 50]
+    assert torch.equal(counts[1], expected[1])
+
+
 def test_threads_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     given = views(scores(1, 4, 1 << 17), labels(1, 1 << 17))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)

@@ -117,6 +117,8 @@ def _offending_values(views: Views, fault: Fault) -> list[float]:
         for value in views.ignore_index if side is views.target else ():
             wrong = wrong & (values != value)
         found.update(torch.unique(values[wrong]).tolist())
+    if side.dtype == torch.uint64:  # compared as int64
+        found = {value % 2**64 for value in found}
     return sorted(found)
 
 

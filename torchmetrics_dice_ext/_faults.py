@@ -73,7 +73,9 @@ def describe(
     """One fault in words: what was expected, what came, the way out."""
     names = f" ({', '.join(class_names)})" if class_names else ""
     expected = _EXPECTED[fault].format(labels=f"labels from 0 to {num_classes - 1}{names}")
-    shown = [f"{value:g}" for value in values[:_MOST]] + ["…"] * (len(values) > _MOST)
+    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values[:_MOST]] + ["…"] * (
+        len(values) > _MOST
+    )
     found = ", ".join(shown) or _FOUND[fault]
     count = f"{voxels} voxel{'s' if voxels != 1 else ''}"
     return f"{expected}, got {found} in {count}. {_remedy(fault, values)}"

@@ -131,9 +131,10 @@ def _read_pair(preds: Tensor, target: Tensor, counting: Counting) -> tuple[Readi
         preds_readings = [] if scores is None else [(Form.SCORES, scores)]
     for preds_reading in preds_readings:
         for target_reading in _readings(target, counting):
-            both_one_hot = preds_reading[0] is target_reading[0] is Form.ONE_HOT
-            if both_one_hot and counting.input_format != "one-hot":
-                continue  # two label tensors of one shape are label maps unless the user says otherwise
+            # two label tensors of one shape are label maps unless the user says otherwise
+            unwanted = Form.LABELS if counting.input_format == "one-hot" else Form.ONE_HOT
+            if preds_reading[0] is target_reading[0] is unwanted:
+                continue
             if _voxels(preds_reading) == _voxels(target_reading):
                 return preds_reading, target_reading
     return None
@@ -246,6 +247,8 @@ def _refuse_multiclass(preds: Tensor, target: Tensor, counting: Counting) -> NoR
         else f"`preds` and `target` must be label maps of one shape (N, ...), or one-hot with {size} classes on axis"
         f" {counting.class_dim}"
     )
+    if counting.input_format == "one-hot":
+        expected += " (`input_format='one-hot'`)"
     hint = _axis_hint(target, counting) if target.ndim == preds.ndim or target.ndim > 1 + preds.ndim else ""
     raise ValueError(f"{expected}, got preds {_seen(preds)} and target {_seen(target)}.{hint}")
 

@@ -70,7 +70,7 @@ _EQUATIONS: dict[str, Callable[..., _scores.Ratio]] = {
 
 
 def _fbeta_weight(name: str, value: Any) -> float:
-    return number(name, value, "a number above 0 with a finite square", lambda v: 0 < v * v < float("inf"))
+    return number(name, value, "a number above 0 with a finite square", lambda v: v > 0 and 0 < v * v < float("inf"))
 
 
 def _tversky_weight(name: str, value: Any) -> float:

@@ -27,6 +27,7 @@ from torchmetrics_dice_ext._views import Form, MaskViews
 
 _REACH = 8  # shifts up to 1/8 of an axis
 _MOST_SAMPLES = 64
+_EACH = 0.5  # least Dice of every sample that is said to be shuffled
 Axes = tuple[int, ...]
 
 
@@ -170,7 +171,8 @@ def _shuffled_samples(batch: Batch) -> Proposal | None:
         return None
     first = planes.foreground
     preds, target = ((side & planes.counted)[:, first:].flatten(1) for side in (planes.preds, planes.target))
-    order = _assign(_pairwise_dice(preds, target))
+    scores = _pairwise_dice(preds, target)
+    order = _assign(scores)
     moved = [n for n in range(samples) if order[n] != n]
     if not moved:
         return None
@@ -179,7 +181,8 @@ def _shuffled_samples(batch: Batch) -> Proposal | None:
     message = "preds belong to the targets of other samples of the batch: images and masks come in different orders."
     remedy = f"preds = preds[{shown}]  # and look for a loader or a glob that sorts or shuffles only one of the two"
     sides = planes.of(moved), after.planes.of(moved)
-    return Proposal("shuffled_samples", message, remedy, after, *sides, math.lgamma(samples + 1))
+    trusted = min(float(scores[order[n], n]) for n in moved) >= _EACH  # not a few lucky pairs among many
+    return Proposal("shuffled_samples", message, remedy, after, *sides, math.lgamma(samples + 1), trusted)
 
 
 def _orientation(batch: Batch) -> Proposal | None:
