@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: example test lint format type bench bench-gpu build clean
+.PHONY: example test test-oldest lint format type bench bench-gpu build clean
 
 example: $(READY)  ## Train a small U-Net on real data, validate it on one and two processes, draw the result
 	$(BIN)/python examples/brain_tissue.py
 
 test: $(READY)  ## All tests and doctests, the tests on two workers
 	$(BIN)/python -m pytest -n 2
+
+test-oldest: $(READY)  ## The tests of the host's contract under the oldest torchmetrics that is supported
+	$(PYTHON) -m venv .venv/oldest
+	.venv/oldest/bin/python -m pip install --quiet --editable ".[dev]" torchmetrics==1.6.0
+	.venv/oldest/bin/python -m pytest -n 2 tests/test_metric_contract.py tests/test_sharing.py tests/test_merging.py \
+		tests/test_wrappers.py tests/test_report.py tests/test_casewise.py tests/test_deferred.py tests/test_ddp.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -406,7 +406,7 @@ def test_nested_in_another_collection_its_members_are_ordinary_metrics() -> None
 
 
 def test_a_tracker_of_a_report() -> None:
-    tracker = MetricTracker(report(scores=("dice",)))
+    tracker = MetricTracker(report(scores=("dice",)), maximize=True)
     wanted = []
     for batch in batches():
         tracker.increment()

@@ -164,7 +164,7 @@ def test_bootstrapper_takes_a_mask_along() -> None:
 
 
 def test_tracker_finds_the_best_epoch() -> None:
-    tracker = MetricTracker(MulticlassDiceScore(3))
+    tracker = MetricTracker(MulticlassDiceScore(3), maximize=True)
     wanted = []
     for preds, target in batches():
         tracker.increment()
@@ -178,7 +178,7 @@ def test_tracker_finds_the_best_epoch() -> None:
 
 def test_tracker_of_a_collection() -> None:
     collection = MetricCollection({"dice": MulticlassDiceScore(3), "recall": MulticlassRecall(3, average="micro")})
-    tracker = MetricTracker(collection)
+    tracker = MetricTracker(collection, maximize=True)
     wanted_dice, wanted_recall = [], []
     for preds, target in batches()[:3]:
         tracker.increment()
