@@ -21,6 +21,7 @@ from benchmarks.contenders import FLOOR, OURS, Batch, Case, Update, contenders, 
 
 SETS_BYTES = 1 << 30  # what the rotated batches of a case may take
 LEAST_SECONDS = 2e-3  # what one time stands for; shorter updates are repeated
+LEAST_BYTES = 1 << 22  # of preds; below, memory is too coarse to be measured
 PACKAGES = ("torch", "torchmetrics", "torchmetrics-dice-ext", "monai", "mikan-rs", "numba", "triton")
 
 
@@ -47,7 +48,9 @@ def measure(case: Case, device: str, seconds: float, few: bool = False) -> dict[
     results: dict[str, dict[str, float | None]] = {}
     for name, values in times.items():
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        memory = None if name == FLOOR else peak_extra_memory(lambda update=updates[name]: update(*first), device)
+        memory = None
+        if name != FLOOR and logits >= LEAST_BYTES:
+            memory = peak_extra_memory(lambda update=updates[name]: update(*first), device)
         results[name] = {"ms": median * 1e3, "low_ms": low * 1e3, "high_ms": high * 1e3, "turns": turn}
         results[name] |= {"extra_bytes": memory, "extra_over_preds": None if memory is None else memory / logits}
     for result in results.values():

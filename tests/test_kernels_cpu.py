@@ -401,7 +401,7 @@ class _Batches(Dataset[list[int]]):
     def __getitem__(self, index: int) -> list[int]:
         torch.manual_seed(index)
         given = views(scores(1, 4, 1 << 18), labels(1, 1 << 18))
-        with mock.patch.object(torch, "get_num_threads", lambda: 2):  # a worker has one, unless told otherwise
+        with mock.patch.object(torch, "get_num_threads", return_value=2):  # a worker has one, unless told otherwise
             counts, _ = cpu.count_views(given)
         return [int(value) for value in counts.flatten()]
 

@@ -114,8 +114,8 @@ def _offending_values(views: Views, fault: Fault) -> list[float]:
     for values, counted in zip(side.reshape(-1).split(_CHUNK), mask.reshape(-1).split(_CHUNK), strict=True):
         values = values.to(torch.float64 if values.is_floating_point() else torch.int64)
         wrong = _WRONG[fault](values, views.num_classes) & counted
-        for value in views.ignore_index if side is views.target else ():
-            wrong = wrong & (values != value)
+        for value in reference.void_values(views.ignore_index, side.dtype) if side is views.target else ():
+            wrong = wrong & ~reference.is_value(values, value)
         found.update(torch.unique(values[wrong]).tolist())
     if side.dtype == torch.uint64:  # compared as int64
         found = {value % 2**64 for value in found}

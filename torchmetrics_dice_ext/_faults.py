@@ -89,5 +89,5 @@ def _remedy(fault: Fault, values: Sequence[float]) -> str:
         side = "target" if fault.name.startswith("TARGET") else "preds"
         scaled = f"If 255 means foreground (a mask of {{0, 255}} scaled by 255), use `{side} > 0`."
         void = " If 255 is a void label, say `ignore_index=255`." if side == "target" else ""
-        return scaled + void
+        return scaled + void if fault in (Fault.TARGET_BINARY, Fault.PREDS_BINARY) else f"{void} {scaled}".strip()
     return remedy

@@ -45,6 +45,11 @@ def void_values(ignore_index: tuple[int, ...], dtype: torch.dtype) -> list[int]:
     return [value - (1 << 64) * (value >= 1 << 63) for value in ignore_index if least <= value <= most]
 
 
+def is_value(values: Tensor, value: int) -> Tensor:
+    """Where values equal one of `void_values`, which as an int can be too large for torch."""
+    return values == (float(value) if values.is_floating_point() else value)
+
+
 # Codes of a voxel: its label 0 .. C - 1; -1 and C for labels that are too small and too large, and for all else that is
 # malformed; in target also C + 1 where it is void, and C + 2 for a fraction. A table has the code c at c + 1.
 
@@ -169,7 +174,7 @@ def _target_codes(views: LabelViews, box: Box) -> Tensor:
     for value in void_values(
         views.ignore_index, values.dtype if views.target_form is Form.ONE_HOT else views.target.dtype
     ):
-        codes = torch.where(values == value, size + 1, codes)
+        codes = torch.where(is_value(values, value), size + 1, codes)
     return codes if views.mask is None else torch.where(cut(views.mask, box), codes, size + 1)
 
 
@@ -227,7 +232,7 @@ def _count_masks(views: MaskViews) -> tuple[Tensor, Tensor]:
         if views.mask is not None:
             counted = counted & cut(views.mask, box).unsqueeze(1)
         for value in void_values(views.ignore_index, views.target.dtype):
-            counted = counted & (target != value)
+            counted = counted & ~is_value(target, value)
         preds, kinds = _positives(_comparable(cut_channels(views.preds, box)), views)
         if target.is_floating_point():
             fraction = target != target.trunc()

@@ -113,6 +113,8 @@ class OverlapMetric(Metric):
     def compute(self) -> Tensor:
         """The score: a scalar, with ``average="none"`` `(C,)`; nan where nothing has a score.
 
+        torchmetrics makes a scalar of a vector of one class.
+
         Raises:
             ValueError: Validation is deferred and an update since the last reset had malformed values, on any rank.
         """
