@@ -41,7 +41,7 @@ def test_counts_and_faults_equal_the_reference_in_the_interpreter(group):
 @pytest.mark.slow
 def test_every_variant_compiles_for_a_gpu(tmp_path):
     pytest.importorskip("triton")
-    found = run_script("compile", TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
+    found = run_script("compile", TRITON_CACHE_DIR=str(tmp_path))
     for name in ("scores", "double scores", "few scores", "labels", "probabilities", "regions"):
         assert 16 in found[name]["load_bytes"], f"{name}: {found[name]}"
     for name, compiled in found.items():

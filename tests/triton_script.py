@@ -2,7 +2,7 @@
 
 - `python triton_script.py compare GROUP...` prints how cases differ from the reference, and how many were compared.
 - `python triton_script.py choose` prints the backend that serves CPU tensors.
-- `python triton_script.py compile` prints for each of some inputs the widths of its loads and the registers that don't fit.
+- `python triton_script.py compile` prints the widths of loads, and whether a stack is needed, for some inputs.
 """
 
 import json
@@ -12,11 +12,6 @@ import sys
 from typing import Any
 
 import torch
-
-USES_INTERPRETER = __name__ == "__main__" and sys.argv[1] != "compile"
-if USES_INTERPRETER:
-    os.environ["TRITON_INTERPRET"] = "1"  # read where kernels are defined
-
 from kernel_cases import kernel_cases, label_views, mask_views, mismatch
 
 from torchmetrics_dice_ext._counts import choose_backend
@@ -100,6 +95,7 @@ def compiled_cases() -> dict[str, Views]:
 
 
 if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = str(int(sys.argv[1] != "compile"))  # Triton reads it when the backend imports it
     if sys.argv[1] == "compare":
         result: Any = compare(sys.argv[2:])
     elif sys.argv[1] == "choose":

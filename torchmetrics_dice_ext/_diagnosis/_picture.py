@@ -14,7 +14,7 @@ _BINS = 64
 _MISSED, _INVENTED, _CONFUSED = "#ff3b6b", "#35b5ff", "#ffb000"
 
 
-def draw(batch: Batch | None, report: str) -> Any:
+def draw(batch: Batch | None, title: str, report: str) -> Any:
     """Preds, target, their difference and the histogram of the preds; the report where there is no batch to draw."""
     try:
         from matplotlib import pyplot
@@ -40,7 +40,7 @@ def draw(batch: Batch | None, report: str) -> Any:
         ax.set_yticks([])
     axes[0].set_xlabel(where)
     _draw_histogram(axes[3], batch)
-    figure.suptitle(report.splitlines()[0])
+    figure.suptitle(title)
     return figure
 
 

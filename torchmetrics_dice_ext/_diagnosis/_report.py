@@ -93,7 +93,9 @@ class Diagnosis:
         """
         from torchmetrics_dice_ext._diagnosis._picture import draw
 
-        return draw(self._batch, str(self))
+        codes = ", ".join(finding.code for finding in self.findings)
+        title = str(self).splitlines()[0] + (f": {codes}" if codes else "")
+        return draw(self._batch, title, str(self))
 
 
 def ranked(findings: list[Finding]) -> tuple[Finding, ...]:
