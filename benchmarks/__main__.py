@@ -26,9 +26,12 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", default="", help="a part of the names of the cases to measure; nothing is written")
     parser.add_argument("--seconds", type=float, default=10.0, help="time per case")
+    parser.add_argument("--threads", type=int, default=0, help="threads, if not as many as PyTorch takes by itself")
     parser.add_argument("--plots", action="store_true", help="sweep over voxels and classes, and plot")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    if args.threads:
+        torch.set_num_threads(args.threads)
     if args.plots:
         sweep(args.device, args.seconds)
         return

@@ -198,7 +198,7 @@ _STRANGE = (
     -INF,
     1e30,
 )
-_VOID = (2, -1, 77, 255, 65535, 2**31, 2**32 - 1, 2**40, 2**64 - 1)
+_VOID = (2, -1, 77, 255, 65535, 2**31, 2**32 - 1, 2**40, -(2**63), 2**63, 2**64 - 1, 10**30)
 
 
 def _strange(dtype: torch.dtype, num_classes: int, space: tuple[int, ...]) -> Tensor:

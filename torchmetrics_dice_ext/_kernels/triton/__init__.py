@@ -272,9 +272,7 @@ def _ignored_labels(ignore_index: Ints, form: Form, dtype: torch.dtype, size: in
 def _ignored_values(ignore_index: Ints, dtype: torch.dtype) -> tuple[float, ...]:
     """The ignored values that a dtype can hold, as the kernels see them."""
     values = void_values(ignore_index, dtype)
-    if dtype.is_floating_point:
-        return tuple(float(value) for value in values if _rounded(value, dtype) == value)
-    return tuple(values)
+    return tuple(map(float, values)) if dtype.is_floating_point else tuple(values)
 
 
 @functools.lru_cache(maxsize=1024)
