@@ -21,7 +21,7 @@ from torch import Tensor
 pytest.importorskip("lightning")
 import lightning
 from lightning_script import EPOCHS, NAMES, Segmenter, even_loader, odd_loader, run, train_loader
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from torchmetrics_dice_ext import MulticlassDiceScore, MulticlassJaccardIndex, OverlapReport
 
@@ -280,3 +280,60 @@ def test_logging_by_value_gives_the_same(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert all(value.isnan() for value in model.metric.per_class().values())
+
+
+class Interrupted(lightning.LightningModule):
+    """Counts its training batches; can save a checkpoint and die in the middle of the epoch."""
+
+    def __init__(self, dies_after: int | None = None, checkpoint: Path | None = None) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.metric = MulticlassDiceScore(3)
+        self.metric.persistent(True)
+        self.dies_after, self.checkpoint = dies_after, checkpoint
+        self.result: tuple[int, float] | None = None
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        preds, target = batch
+        self.metric.update(preds, target)
+        return self.layer(torch.ones(1, 1)).sum()
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        if batch_idx + 1 == self.dies_after:
+            self.trainer.save_checkpoint(self.checkpoint)
+            raise KeyError("killed")
+
+    def on_train_epoch_end(self) -> None:
+        self.result = (self.metric.update_count, self.metric.compute().item())
+        self.metric.reset()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint")
+def test_killed_and_resumed_in_mid_epoch_it_goes_on_with_the_counts_it_had(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    preds, target = (torch.randint(0, 3, (12, 5), generator=generator) for _ in range(2))
+    loader = DataLoader(TensorDataset(preds, target), batch_size=2)
+
+    def trainer() -> lightning.Trainer:
+        return lightning.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    with pytest.raises(KeyError, match="killed"):
+        trainer().fit(Interrupted(4, tmp_path / "middle.ckpt"), loader)
+    resumed = Interrupted()
+    trainer().fit(resumed, loader, ckpt_path=tmp_path / "middle.ckpt")
+    wanted = MulticlassDiceScore(
+        3
+    )  # a plain loader is not resumable: Lightning begins it again for the batches that remain
+    for batch in (0, 1, 2, 3, 0, 1):
+        wanted.update(preds[2 * batch : 2 * batch + 2], target[2 * batch : 2 * batch + 2])
+    assert resumed.result == (6, wanted.compute().item())
