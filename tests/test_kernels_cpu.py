@@ -21,17 +21,11 @@ from torchmetrics_dice_ext._kernels import cpu, reference
 from torchmetrics_dice_ext._options import Counting
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
+threads = pytest.importorskip("torchmetrics_dice_ext._kernels.cpu.threads")
+
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64]
 NAN, INF = math.nan, math.inf
-
-
-@pytest.fixture
-def _with_numba() -> None:
-    pytest.importorskip("numba")
-
-
-pytestmark = pytest.mark.usefixtures("_with_numba")
 
 
 def views(preds: Tensor, target: Tensor, mask: Tensor | None = None, task: str = "multiclass", **options: Any) -> Views:
@@ -351,7 +345,7 @@ def random_views(seed: int) -> Views:
 @pytest.mark.parametrize("start", range(0, 200, 50))
 def test_anything(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(start, start + 50):
-        monkeypatch.setattr(cpu, "GRAIN", random.Random(seed).choice([1 << 17, 500]))
+        monkeypatch.setattr(threads, "GRAIN", random.Random(seed).choice([1 << 17, 500]))
         agree(random_views(seed))
 
 
@@ -362,11 +356,19 @@ def _many_threads() -> Any:
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("_many_threads")
-@pytest.mark.parametrize("threads", [1, 2, 7])
-def test_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "GRAIN", 1000)
-    torch.set_num_threads(threads)
+@pytest.fixture(params=["OpenMP", "pool"])
+def _either_team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "pool":
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
+    elif threads._openmp() is None:
+        pytest.skip("PyTorch has no OpenMP threads here")
+
+
+@pytest.mark.usefixtures("_many_threads", "_either_team")
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_threads(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "GRAIN", 1000)
+    torch.set_num_threads(number)
     for samples, voxels in ((1, 5000), (2, 5001), (7, 999), (300, 17), (1, 3)):
         preds, target = scores(samples, 4, voxels), labels(samples, voxels)
         preds[-1, 0, -1], target[0, 0] = NAN, 9
@@ -374,24 +376,42 @@ def test_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
         agree(views(preds.sigmoid(), labels(samples, 4, voxels, size=3), task="multilabel", num_labels=4))
 
 
-def test_a_share_that_starts_within_a_sample_counts_that_sample_apart() -> None:
-    given = views(scores(3, 4, 100), labels(3, 100))
-    counts, first = torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(4, 4, dtype=torch.int64)
-    plan = pytest.importorskip("torchmetrics_dice_ext._kernels.cpu.plans").plan_of(given)
-    plan.driver(
-        plan.words_of(given, counts), 50, 250, first.data_ptr(), torch.zeros(NUM_FAULTS, dtype=torch.int64).data_ptr()
-    )
-    expected = reference.count_views(given)[0]
-    assert first[0, 3] == 50
-    assert counts[:, 0, 3].tolist() == [0, 100, 50]
-    assert torch.equal(counts[1], expected[1])
+def test_parts_that_meet_within_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "GRAIN", 1000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    given = views(scores(3, 4, 1100), labels(3, 1100))
+    run = mock.Mock(wraps=threads._run)
+    monkeypatch.setattr(threads, "_run", run)
+    agree(given)
+    places = run.call_args.args[1][threads.PLACES :].tolist()
+    assert len(places) == 2 * threads.PARTS + 1
+    assert any(place % 1100 for place in places)
 
 
 def test_threads_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     given = views(scores(1, 4, 1 << 17), labels(1, 1 << 17))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(cpu, "_share", lambda *_: pytest.fail("started threads"))
-    agree(given)
+    run = mock.Mock(wraps=threads._run)
+    monkeypatch.setattr(threads, "_run", run)
+    for number in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        agree(given)
+    assert [call.args[0] for call in run.call_args_list] == [2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of the process")
+def test_no_thread_is_started_beside_those_of_torch() -> None:
+    script = """
+import os, torch
+from torchmetrics_dice_ext.functional import dice_score
+from torchmetrics_dice_ext._kernels.cpu import threads
+torch.set_num_threads(3)
+torch.randn(1 << 22).sum()
+torch.randn(64, 1 << 16).amax(1)
+before = len(os.listdir("/proc/self/task"))
+dice_score(torch.randn(2, 4, 512, 512), torch.zeros(2, 512, 512, dtype=torch.int64), task="multiclass", num_classes=4)
+print(before > 2 and len(os.listdir("/proc/self/task")) == before or threads._openmp() is None)
+"""
+    assert _run(script, TORCHMETRICS_DICE_EXT_BACKEND="cpu").strip() == "True"
 
 
 class _Batches(Dataset[list[int]]):

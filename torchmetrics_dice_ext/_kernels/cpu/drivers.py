@@ -12,11 +12,18 @@ from numba import carray
 
 from torchmetrics_dice_ext._faults import NUM_FAULTS
 from torchmetrics_dice_ext._kernels.cpu import words as w
-from torchmetrics_dice_ext._kernels.cpu.jit import call, driver, jit, pointer
+from torchmetrics_dice_ext._kernels.cpu.jit import call, jit, pointer
 
-TABLES = 4  # copies of a table of pairs: equal neighbours must not wait for each other's store
+COPIES = 2  # of a table of pairs: equal neighbours must not wait for each other's store
 MOST_PAIRS = 1 << 30  # voxels after which a table of 32 bits is emptied
 BYTES = np.uint64(0x0101010101010101)
+
+
+@jit
+def _words(batch):
+    """All words of a batch."""
+    axes = carray(batch, (w.HEAD,))[w.AXES]
+    return carray(batch, (w.SPACE + w.AXIS * axes,))
 
 
 @jit
@@ -54,22 +61,21 @@ def _encode(words, sample, sources, preds, target, length, label, left_out):
 def _row(words, sample, first, first_counts):
     """The counts (K, 4) of a sample."""
     outputs = words[w.OUTPUTS]
-    address = words[w.COUNTS] + sample * outputs * 32
-    if sample == first and first_counts != 0:
-        address = first_counts
-    return carray(pointer(address), (outputs, 4), np.int64)
+    if sample == first:
+        return carray(first_counts, (outputs, 4))
+    return carray(pointer(words[w.COUNTS] + sample * outputs * 32), (outputs, 4), np.int64)
 
 
 @jit
 def _pair(size, preds, target, keys):
     """A key for each pair of codes, size * size where void; whether there is a fault outside of void voxels."""
-    size, void = np.int32(size), np.int32(size * size)
+    size, void, no_key = np.int16(size), np.int16(size + w.VOID), np.int16(size * size)
     wrong = False
     for i in range(keys.shape[0]):
         t, p = target[i], preds[i]
-        wrong |= (t > size) | ((p >= size) & (t != size))
-        key = np.int32(np.int32(t * size) + p)
-        keys[i] = key if t < size else void
+        wrong |= (max(t, p) >= size) & (t != void)
+        key = np.int16(np.int16(t * size) + p)
+        keys[i] = key if t < size else no_key
     return wrong
 
 
@@ -90,15 +96,14 @@ def _settle_labels(words, size, preds, target, faults):
 
 
 @jit
-def _count_keys(keys, entries, table):
+def _count_keys(keys, table, entries):
     """Count keys, neighbours in different copies of the table."""
-    quads = keys.shape[0] // 4 * 4
-    b, c, d = np.uint32(entries), np.uint32(2 * entries), np.uint32(3 * entries)
+    apart, quads = np.uint32(entries), keys.shape[0] // 4 * 4
     for i in range(0, quads, 4):
         table[np.uint32(keys[i])] += 1
-        table[np.uint32(keys[i + 1]) + b] += 1
-        table[np.uint32(keys[i + 2]) + c] += 1
-        table[np.uint32(keys[i + 3]) + d] += 1
+        table[np.uint32(keys[i + 1]) + apart] += 1
+        table[np.uint32(keys[i + 2])] += 1
+        table[np.uint32(keys[i + 3]) + apart] += 1
     for i in range(quads, keys.shape[0]):
         table[np.uint32(keys[i])] += 1
 
@@ -123,34 +128,34 @@ def _add_pair(words, size, t, p, voxels, counts):
 def _empty(words, size, table, counts):
     """Move what a table of pairs holds to the counts (K, 4); the support."""
     entries, support = size * size + 1, np.int64(0)
-    for key in range(size * size):
-        voxels = np.int64(0)
-        for copy in range(TABLES):
-            voxels += table[copy * entries + key]
-            table[copy * entries + key] = 0
-        if voxels > 0:
-            support += voxels
-            _add_pair(words, size, key // size, key % size, voxels, counts)
+    for t in range(size):
+        for p in range(size):
+            voxels = np.int64(0)
+            for key in range(t * size + p, table.shape[0], entries):
+                voxels += table[key]
+            if voxels > 0:
+                support += voxels
+                _add_pair(words, size, t, p, voxels, counts)
+    for key in range(table.shape[0]):
+        table[key] = 0
     return support
 
 
-@driver
-def count_labels(words, begin, end, first_counts, fault_counts):
+def count_labels(batch, first_counts, fault_counts, begin, end):
     """Count the voxels begin .. end - 1 of label views."""
+    words = _words(batch)
     size, voxels, paired = words[w.PREDS + w.SIZE], words[w.VOXELS], words[w.PAIRED] != 0
-    faults = carray(pointer(fault_counts), (NUM_FAULTS,), np.int64)
+    faults = carray(fault_counts, (NUM_FAULTS,))
     entries = size * size + 1
-    table = np.empty(TABLES * entries if paired else 0, np.int32)
-    for i in range(table.shape[0]):
-        table[i] = 0
-    preds, target, keys = np.empty(w.TILE, np.int32), np.empty(w.TILE, np.int32), np.empty(w.TILE, np.int32)
+    table = np.zeros(COPIES * entries if paired else 0, np.int32)
+    preds, target, keys = np.empty(w.TILE, np.int16), np.empty(w.TILE, np.int16), np.empty(w.TILE, np.int16)
     sources = np.empty(3, np.int64)
     position, first, filled, pending = begin, begin // voxels, 0, 0
     while position < end:
         sample = position // voxels
         left = _locate(words, position - sample * voxels, sources)
         length = min(left, w.TILE - filled, end - position)
-        at = 4 * filled
+        at = preds.itemsize * filled
         _encode(words, sample, sources, preds.ctypes.data + at, target.ctypes.data + at, length, 0, size + w.VOID)
         filled += length
         position += length
@@ -164,7 +169,7 @@ def count_labels(words, begin, end, first_counts, fault_counts):
         counts = _row(words, sample, first, first_counts)
         support = np.int64(0)
         if paired:
-            _count_keys(k, entries, table)
+            _count_keys(k, table, entries)
             pending += filled
             if finished or pending > MOST_PAIRS:
                 support, pending = _empty(words, size, table, counts), 0
@@ -227,11 +232,11 @@ def _settle_elements(words, preds, target, faults):
             target[i] = w.LEFT_OUT
 
 
-@driver
-def count_masks(words, begin, end, first_counts, fault_counts):
+def count_masks(batch, first_counts, fault_counts, begin, end):
     """Count the voxels begin .. end - 1 of mask views, label by label."""
+    words = _words(batch)
     voxels = words[w.VOXELS]
-    faults = carray(pointer(fault_counts), (NUM_FAULTS,), np.int64)
+    faults = carray(fault_counts, (NUM_FAULTS,))
     preds, target = np.empty(w.TILE // 8, np.uint64), np.empty(w.TILE // 8, np.uint64)
     preds_codes = carray(pointer(preds.ctypes.data), (w.TILE,), np.uint8)
     target_codes = carray(pointer(target.ctypes.data), (w.TILE,), np.uint8)

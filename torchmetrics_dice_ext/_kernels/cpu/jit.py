@@ -17,31 +17,24 @@ _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdig
 jit = njit(error_model="numpy")
 
 
-def driver(function: Any) -> Any:
-    """Compile a function that runs without the interpreter's lock."""
-    return _kept(njit, function, nogil=True, error_model="numpy")
+def address_of(function: Any, *pointers: str, words: int = 0) -> int:
+    """The address of a function, compiled for pointers to these NumPy dtypes and so many int64 after them.
 
-
-def stage(function: Any, item: str, code: str) -> Any:
-    """Compile `function(side, source, out, length, channel)` for a source and an out of these NumPy dtypes.
-
-    The result has an address, which dies with it.
-    """
-    sides = [types.CPointer(kind) for kind in (types.int64, getattr(types, item), getattr(types, code))]
-    return _kept(cfunc, function, types.void(*sides, types.int64, types.int64))
-
-
-def _kept(decorator: Any, function: Any, *args: Any, **options: Any) -> Any:
-    """The function compiled, and kept on disk if there is a place to write to.
-
-    The name on disk has a stamp of all sources: numba only looks at the file of the function itself for changes.
+    The code is kept on disk if there is a place to write to, under a name with a stamp of all sources: numba only looks
+    at the file of the function itself for changes.
     """
     if not function.__qualname__.endswith(_STAMP):
         function.__qualname__ += f"_{_STAMP}"
+    signature = types.void(*(types.CPointer(getattr(types, kind)) for kind in pointers), *[types.int64] * words)
     try:
-        return decorator(*args, cache=True, **options)(function)
+        compiled = cfunc(signature, cache=True, error_model="numpy")(function)
     except RuntimeError:
-        return decorator(*args, **options)(function)
+        compiled = cfunc(signature, error_model="numpy")(function)
+    _COMPILED.append(compiled)  # its address would die with it
+    return int(compiled.address)
+
+
+_COMPILED: list[Any] = []
 
 
 @intrinsic
@@ -55,14 +48,25 @@ def pointer(_context: Any, _address: Any) -> Any:
 
 
 @intrinsic
-def call(_context: Any, _function: Any, _side: Any, _source: Any, _out: Any, _length: Any, _channel: Any) -> Any:
-    """Call a stage; everything is an int64."""
+def call(_context: Any, _function: Any, _first: Any, _second: Any, _third: Any, _fourth: Any, _fifth: Any) -> Any:
+    """Call a stage or a driver at its address with three pointers and two numbers; everything is an int64."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(64)
-        stage = ir.FunctionType(ir.VoidType(), [byte, byte, byte, word, word]).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [byte, byte, byte, word, word]).as_pointer()
         pointers = [builder.inttoptr(arg, byte) for arg in args[1:4]]
-        builder.call(builder.inttoptr(args[0], stage), [*pointers, *args[4:]])
+        builder.call(builder.inttoptr(args[0], function), [*pointers, *args[4:]])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), codegen
+
+
+@intrinsic
+def claim(_context: Any, _address: Any) -> Any:
+    """Take the next number from the int64 at an address that threads share."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        return builder.atomic_rmw("add", builder.inttoptr(args[0], word.as_pointer()), word(1), "monotonic")
+
+    return types.int64(types.int64), codegen

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics_dice_ext._faults import TOLERANCE, Fault
 from torchmetrics_dice_ext._kernels.cpu import words as w
 from torchmetrics_dice_ext._kernels.cpu.drivers import count_labels, count_masks
-from torchmetrics_dice_ext._kernels.cpu.jit import stage
+from torchmetrics_dice_ext._kernels.cpu.jit import address_of
 from torchmetrics_dice_ext._kernels.cpu.stages import STAGES
 from torchmetrics_dice_ext._kernels.reference import void_values
 from torchmetrics_dice_ext._views import Form, LabelViews, Views
@@ -34,7 +34,7 @@ Layouts = tuple[Layout, Layout, Layout | None]  # of preds, target, mask
 class Plan(NamedTuple):
     """A batch's words but for addresses: what batches of one shape and one set of options have in common."""
 
-    driver: Any
+    driver: int
     words: Any
     samples: int
     voxels: int
@@ -93,7 +93,7 @@ def _label_plan(
     }
     preds = _label_reading(forms[0], layouts[0][0], size, ())
     target = _label_reading(forms[1], layouts[1][0], size, ignore_index)
-    return _plan(count_labels, "int32", space, head, (preds, target), layouts)
+    return _plan(count_labels, "int16", space, head, (preds, target), layouts)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -138,7 +138,7 @@ def _plan(
             words[w.SPACE + w.AXIS * number + 1 + side] = item * axis[1 + side]
     for number, axis in enumerate(axes):
         words[w.SPACE + w.AXIS * number] = axis[0]
-    return Plan(driver, words, space[0], voxels, head[w.OUTPUTS])
+    return Plan(_driver(driver), words, space[0], voxels, head[w.OUTPUTS])
 
 
 def _fill(words: Any, start: int, values: dict[int, int]) -> None:
@@ -168,15 +168,17 @@ def _label_reading(form: Form, dtype: torch.dtype, size: int, ignore_index: tupl
     bits, half = 8 * dtype.itemsize, "half_" if dtype in _HALVES else ""
     words = {w.SIZE: size, **_float_words(dtype)}
     if form is Form.SCORES:
-        return Reading(f"{half}scores", f"int{bits}" if half else f"float{bits}", {**words, w.ROWS: size})
+        return Reading("scores", f"int{bits}" if half else f"float{bits}", {**words, w.ROWS: size})
     if form is Form.ONE_HOT:
         words |= {w.ROWS: size, **_items(dtype, size, ()), **_ignored(void_values(ignore_index, torch.int64))}
         return Reading("one_hot", f"uint{bits}", words)
     ignored = void_values(ignore_index, dtype)
-    if not dtype.is_floating_point:
-        return Reading("labels", f"uint{bits}", {**words, **_items(dtype, size, ignored)})
-    item = f"uint{bits}" if half else f"float{bits}"
-    return Reading(f"{half}float_labels", item, {**words, **_ignored(ignored)})
+    if dtype.is_floating_point:
+        item = f"uint{bits}" if half else f"float{bits}"
+        return Reading(f"{half}whole_labels", item, {**words, **_ignored(ignored)})
+    if dtype.is_signed and size > 1 << bits - 1:  # what is negative doesn't lie past the last label
+        return Reading("whole_labels", f"int{bits}", {**words, **_ignored(ignored)})
+    return Reading("labels", f"uint{bits}", {**words, **_items(dtype, size, ignored)})
 
 
 @functools.cache
@@ -211,8 +213,7 @@ def _items(dtype: torch.dtype, size: int, ignored: Sequence[int]) -> dict[int, i
     bits = 8 * dtype.itemsize
     mantissa, bias = _FLOATS.get(dtype, (0, 0))
     one, magnitude = (bias << mantissa, (1 << bits - 1) - 1) if mantissa else (1, (1 << bits) - 1)
-    last = size - 1 if mantissa or dtype == torch.bool else min(size - 1, torch.iinfo(dtype).max)
-    items = [one, magnitude, min(last, (1 << bits) - 1), *(value % (1 << bits) for value in ignored)]
+    items = [one, magnitude, min(size, (1 << bits) - 1), *(value % (1 << bits) for value in ignored)]
     return {w.ITEMS: _kept(np.array(items, dtype=f"uint{bits}")), w.NUM_IGNORED: len(ignored)}
 
 
@@ -232,9 +233,13 @@ def _members(regions: Regions, size: int) -> int:
 @functools.cache
 def _stage(name: str, item: str, code: str) -> int:
     """The address of a stage for these items and codes."""
-    compiled = stage(STAGES[name], item, code)
-    _KEPT.append(compiled)
-    return int(compiled.address)
+    return address_of(STAGES[name], "int64", item, code, words=2)
+
+
+@functools.cache
+def _driver(function: Any) -> int:
+    """The address of a driver."""
+    return address_of(function, "int64", "int64", "int64", words=2)
 
 
 _KEPT: list[Any] = []

@@ -28,13 +28,13 @@ def gather(side, source, out, length, channel):
     for word in range(w.SIDE):
         inner[word] = words[word]
     inner[w.CHANNEL_STRIDE] = block
-    codes = carray(out, (length,)).ctypes.data
+    codes = carray(out, (length,))
     for start in range(0, length, block):
         some = min(block, length - start)
         for i in range(some):
             for row in range(rows):
                 gathered[row * block + i] = items[(start + i) * step + row * stride]
-        call(words[w.INNER], inner.ctypes.data, gathered.ctypes.data, codes + 4 * start, some, channel)
+        call(words[w.INNER], inner.ctypes.data, gathered.ctypes.data, codes[start:].ctypes.data, some, channel)
 
 
 def _key(value):
@@ -100,22 +100,23 @@ def _mark_nan(scores, stride, size, above, codes):
                 codes[i] = size + w.FAULT
 
 
+def _places(scores, length):
+    """Room for as many classes as integers of the scores' size, which loops over both take side by side."""
+
+
+@overload(_places)
+def _places_of(scores, length):
+    kind = {16: np.int16, 32: np.int32, 64: np.int64}[scores.dtype.bitwidth]
+    return lambda scores, length: np.empty(length, kind)
+
+
 def scores(side, source, out, length, _channel):
-    """Label views, float scores: the first maximum; FAULT where a class is NaN."""
+    """Label views, float scores, half floats as their bits: the first maximum; FAULT where a class is NaN."""
     words, codes = carray(side, (w.SIDE,)), carray(out, (length,))
     size, stride = words[w.SIZE], words[w.CHANNEL_STRIDE]
     rows = carray(source, ((size - 1) * stride + length,))
-    best = np.empty(length, rows.dtype)
-    if _first_maximum(rows, stride, size, rows.dtype.type(0), best, codes):
-        _mark_nan(rows, stride, size, rows.dtype.type(0), codes)
-
-
-def half_scores(side, source, out, length, _channel):
-    """The same for scores of 16 bits, which are compared as integers."""
-    words, codes = carray(side, (w.SIDE,)), carray(out, (length,))
-    size, stride, above = words[w.SIZE], words[w.CHANNEL_STRIDE], np.int16(words[w.NAN_ABOVE])
-    rows = carray(source, ((size - 1) * stride + length,))
-    best, winner = np.empty(length, np.int16), np.empty(length, np.int16)
+    above = rows.dtype.type(words[w.NAN_ABOVE])
+    best, winner = np.empty(length, rows.dtype), _places(rows, length)
     nan = _first_maximum(rows, stride, size, above, best, winner)
     for i in range(length):
         codes[i] = winner[i]
@@ -127,9 +128,9 @@ def labels(side, source, out, length, _channel):
     """Label views, integers: as unsigned ones of their size, for what was negative is then too large."""
     words, values, codes = carray(side, (w.SIDE,)), carray(source, (length,)), carray(out, (length,))
     items = carray(pointer(words[w.ITEMS]), (3 + words[w.NUM_IGNORED],), values.dtype)
-    last, void, fault = items[2], np.int32(words[w.SIZE] + w.VOID), np.int32(words[w.SIZE] + w.FAULT)
+    past, void = items[2], np.int16(words[w.SIZE] + w.VOID)
     for i in range(length):
-        codes[i] = np.int32(values[i]) if values[i] <= last else fault
+        codes[i] = min(values[i], past)
     for k in range(words[w.NUM_IGNORED]):
         value = items[3 + k]
         for i in range(length):
@@ -151,12 +152,12 @@ def _whole(words, values, codes):
                 codes[i] = size + w.VOID
 
 
-def float_labels(side, source, out, length, _channel):
-    """Label views, floats that should be whole numbers."""
+def whole_labels(side, source, out, length, _channel):
+    """Label views, numbers that should be whole."""
     _whole(carray(side, (w.SIDE,)), carray(source, (length,)), carray(out, (length,)))
 
 
-def half_float_labels(side, source, out, length, _channel):
+def half_whole_labels(side, source, out, length, _channel):
     """The same for floats of 16 bits."""
     words, bits = carray(side, (w.SIDE,)), carray(source, (length,))
     values = np.empty(length, np.float64)
@@ -181,20 +182,20 @@ def one_hot(side, source, out, length, _channel):
     rows = carray(source, ((size - 1) * stride + length,))
     items = carray(pointer(words[w.ITEMS]), (2,), rows.dtype)
     one, magnitude = items[0], items[1]
-    none = np.int32(size)
-    ones, faulty = np.zeros(length, np.int32), np.zeros(length, np.int32)
+    none = np.int16(size)
+    ones, faulty = np.zeros(length, np.int16), np.zeros(length, np.int16)
     for i in range(length):
         codes[i] = none
     for c in range(size):
-        row, label = rows[c * stride : c * stride + length], np.int32(c)
+        row, label = rows[c * stride : c * stride + length], np.int16(c)
         for i in range(length):
             hot = row[i] == one
-            ones[i] += np.int32(hot)
+            ones[i] += np.int16(hot)
             codes[i] = label if hot & (codes[i] == none) else codes[i]
-            faulty[i] |= np.int32((not hot) & ((row[i] & magnitude) != 0))
+            faulty[i] |= np.int16((not hot) & ((row[i] & magnitude) != 0))
     ignored = carray(pointer(words[w.IGNORED]), (words[w.NUM_IGNORED],), np.float64)
     for i in range(length):
-        label = codes[i] if codes[i] < none else np.int32(0)
+        label = codes[i] if codes[i] < none else np.int16(0)
         codes[i] = label if ones[i] == 1 and not faulty[i] else size + w.FAULT
         for k in range(words[w.NUM_IGNORED]):
             if label == ignored[k]:
@@ -244,15 +245,15 @@ def elements(side, source, out, length, _channel):
     words, values, codes = carray(side, (w.SIDE,)), carray(source, (length,)), carray(out, (length,))
     items = carray(pointer(words[w.ITEMS]), (3 + words[w.NUM_IGNORED],), values.dtype)
     one, magnitude = items[0], items[1]
-    others = False
+    others = zero = values.dtype.type(0)
     for i in range(length):
-        value = values[i]
-        codes[i] = np.uint8(value == one)
-        others |= (value != one) & ((value & magnitude) != 0)
-    if others:
+        hot = values[i] == one
+        codes[i] = np.uint8(hot)
+        others = values.dtype.type(others | (zero if hot else values[i]))
+    if others & magnitude:
         for i in range(length):
             other = (values[i] != one) & ((values[i] & magnitude) != 0)
-            codes[i] = np.uint8(w.OTHER) if other else codes[i]
+            codes[i] = np.uint8(w.OTHER) if other else np.uint8(values[i] == one)
             if (
                 other
                 and words[w.MANTISSA]
@@ -266,5 +267,5 @@ def elements(side, source, out, length, _channel):
             codes[i] = np.uint8(w.LEFT_OUT) if zeros | (values[i] == value) else codes[i]
 
 
-_ALL = (gather, scores, half_scores, labels, float_labels, half_float_labels, one_hot, unmask, threshold, elements)
+_ALL = (gather, scores, labels, whole_labels, half_whole_labels, one_hot, unmask, threshold, elements)
 STAGES = {stage.__name__: stage for stage in _ALL}

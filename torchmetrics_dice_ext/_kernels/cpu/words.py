@@ -11,7 +11,7 @@ HEAD = 8
 # A side. FUNCTION gives codes of a run of voxels, by way of INNER where they don't lie side by side. Its items are ITEM
 # bytes, the samples SAMPLE_STRIDE bytes, the classes or labels CHANNEL_STRIDE items, and the voxels STEP items apart.
 # ROWS channels are read at once, and SIZE classes exist. ITEMS are constants of the items' own dtype: what means 1, the
-# bits that are 0 in zeros, the last label, and ignored values. IGNORED are float64, for labels that are decoded.
+# bits that are 0 in zeros, what is past the last label, and ignored values. IGNORED are float64, for labels read so.
 FUNCTION, INNER, ITEM, ADDRESS, SAMPLE_STRIDE, CHANNEL_STRIDE, STEP, ROWS = range(8)
 SIZE, ITEMS, IGNORED, NUM_IGNORED, MANTISSA, BIAS, NAN_ABOVE, BOUNDS = range(8, 16)
 SIDE = 16
@@ -21,8 +21,8 @@ PREDS, TARGET, MASK = HEAD, HEAD + SIDE, HEAD + 2 * SIDE
 SPACE = HEAD + 3 * SIDE
 AXIS = 4
 
-# codes of label views: 0 .. C - 1, and past them C + VOID, C + FAULT, C + FRACTION
-VOID, FAULT, FRACTION = 0, 1, 2
+# codes of label views: 0 .. C - 1, and past them C + FAULT, C + FRACTION, C + VOID
+FAULT, FRACTION, VOID = 0, 1, 2
 
 # codes of mask views, bits of a byte; NAN is for preds and LEFT_OUT for target
 POSITIVE, NAN, LEFT_OUT, OTHER, FRACTIONAL = 1, 2, 2, 4, 8
