@@ -1,8 +1,8 @@
 """Time and memory of an update, against torchmetrics, MONAI, mikan-rs and one read of the inputs.
 
 ``python -m benchmarks`` checks the counts of each case against the reference backend, then lets all contenders take
-turns on the same random batches, and writes benchmarks/results/<device>.json and .md. ``--plots`` sweeps over voxels
-and classes instead.
+turns on the same random batches, and writes benchmarks/results/<device>.json and .md and, for the CPU, the table of the
+README. ``--plots`` sweeps over voxels and classes instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.contenders import Case, cases
 from benchmarks.measuring import measure, setting
-from benchmarks.reporting import plot, save, table
+from benchmarks.reporting import plot, publish, save, table
 
 VOXELS = [10**exponent for exponent in range(4, 9)]
 CLASSES = [2, 4, 8, 14, 21, 40, 118]
@@ -40,8 +40,11 @@ def main() -> None:
         if args.only in case.name:
             results[case.name] = measure(case, args.device, args.seconds)
             print(table(setting(args.device), {case.name: results[case.name]}).split("\n\n")[0], flush=True)
-    if not args.only:
-        print(f"Written to {save(args.device, setting(args.device), results)}")
+    if args.only:
+        return
+    print(f"Written to {save(args.device, setting(args.device), results)}")
+    if args.device == "cpu":
+        publish(setting(args.device), results)
 
 
 def sweep(device: str, seconds: float) -> None:

@@ -9,6 +9,14 @@ from typing import Any
 from benchmarks.contenders import FLOOR, OURS
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+MARKS = "<!-- made by `python -m benchmarks` -->\n", "<!-- end -->\n"
+SHORT = {
+    "torchmetrics F1": "torchmetrics F1, unvalidated",
+    "torchmetrics DiceScore": "torchmetrics DiceScore",
+    "MONAI DiceMetric": "MONAI DiceMetric",
+    "ours, torch alone": "ours, torch alone",
+}
 Results = dict[str, dict[str, dict[str, Any]]]  # case -> contender -> measures
 
 
@@ -39,6 +47,31 @@ def table(setting: dict[str, Any], results: Results) -> str:
     where = f"{setting['device']}, {setting['threads']} threads" if setting["cores"] else setting["device"]
     notes = f"{setting['date']}, {where}; {versions}. Times are medians, with the quartiles in brackets."
     return "\n".join([*lines, "", notes, ""])
+
+
+def excerpt(setting: dict[str, Any], results: Results) -> str:
+    """The table of the README: medians alone, against the main contenders."""
+    head = ["inputs", "ours", "ours / floor", *SHORT.values()]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for case, measures in results.items():
+        ours = measures[OURS]
+        row = [case, f"{_two(ours['ms'])} ms", _two(ours["over_floor"])]
+        row += [f"{_two(measures[name]['over_ours'])} x" if name in measures else "" for name in SHORT]
+        lines.append(f"| {' | '.join(row)} |")
+    versions = ", ".join(f"{package} {setting['versions'][package]}" for package in ("torch", "torchmetrics", "monai"))
+    notes = f"{setting['date']}, {setting['threads']} threads of an {setting['device']}, {versions}."
+    return "\n".join([*lines, "", notes, ""])
+
+
+def _two(value: float) -> str:
+    """A number in two digits."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
+def publish(setting: dict[str, Any], results: Results) -> None:
+    """Put the excerpt into the README, between its marks."""
+    before, rest = README.read_text().split(MARKS[0])
+    README.write_text("".join([before, MARKS[0], excerpt(setting, results), MARKS[1], rest.split(MARKS[1], 1)[1]]))
 
 
 def _milliseconds(measures: dict[str, Any]) -> str:
