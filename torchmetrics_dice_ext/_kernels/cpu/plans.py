@@ -23,6 +23,7 @@ MOST_PAIRED = 128  # classes up to which pairs of labels are counted, in a table
 
 _FLOATS = {torch.float64: (52, 1023), torch.float32: (23, 127), torch.float16: (10, 15), torch.bfloat16: (7, 127)}
 _HALVES = (torch.float16, torch.bfloat16)
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PREDS_FAULT = {Form.SCORES: Fault.PREDS_NAN, Form.LABELS: Fault.PREDS_LABEL, Form.ONE_HOT: Fault.PREDS_ONE_HOT}
 _TARGET_FAULT = {Form.LABELS: Fault.TARGET_LABEL, Form.ONE_HOT: Fault.TARGET_ONE_HOT}
 
@@ -185,7 +186,7 @@ def _label_reading(form: Form, dtype: torch.dtype, size: int, ignore_index: tupl
 def _element_reading(dtype: torch.dtype, ignore_index: tuple[int, ...]) -> Reading:
     values = void_values(ignore_index, dtype)
     if dtype.is_floating_point:
-        integer = {8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize]
+        integer = _INTEGERS[dtype.itemsize]
         held = [torch.tensor(float(value), dtype=dtype) for value in values]
         values = [int(one.view(integer)) for one, value in zip(held, values, strict=True) if float(one) == value]
     return Reading("elements", f"uint{8 * dtype.itemsize}", {**_float_words(dtype), **_items(dtype, 2, values)})
@@ -195,12 +196,16 @@ def _element_reading(dtype: torch.dtype, ignore_index: tuple[int, ...]) -> Readi
 def _threshold_reading(dtype: torch.dtype, cutoffs: tuple[float, ...], probabilities: bool) -> Reading:
     low, high = (-TOLERANCE, 1 + TOLERANCE) if probabilities else (-math.inf, math.inf)
     bounds = torch.tensor([low, high, *cutoffs], dtype=dtype)  # rounded, as PyTorch does before it compares
-    kind = "float"
+    bits = bounds.view(_INTEGERS[dtype.itemsize])
+    magnitude = torch.iinfo(bits.dtype).max
+    # by its bits what is negative is larger than all numbers that aren't, and so is NaN
+    items = [-1 if probabilities else magnitude, int(bits[1])]
+    words = {**_float_words(dtype), w.ITEMS: _kept(np.array(items, dtype=f"int{8 * dtype.itemsize}"))}
+    kind = "int" if dtype in _HALVES else "float"
     if dtype in _HALVES:
-        kind, bits = "int", bounds.view(torch.int16).to(torch.int32)
-        bounds = torch.where(bits < 0, -(bits & 0x7FFF), bits)
-    address = _kept(np.array(bounds.to(torch.float64).tolist()))
-    return Reading("threshold", f"{kind}{8 * dtype.itemsize}", {**_float_words(dtype), w.BOUNDS: address})
+        bounds = torch.where(bits < 0, -(bits & magnitude), bits)
+    words[w.BOUNDS] = _kept(np.array(bounds.to(torch.float64).tolist()))
+    return Reading("threshold", f"{kind}{8 * dtype.itemsize}", words)
 
 
 def _float_words(dtype: torch.dtype) -> dict[int, int]:

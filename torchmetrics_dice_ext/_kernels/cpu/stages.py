@@ -210,19 +210,30 @@ def unmask(_side, source, out, length, channel):
         codes[i] = codes[i] if mask[i] else code
 
 
+def _bits(values):
+    """The same memory as unsigned integers."""
+
+
+@overload(_bits)
+def _bits_of(values):
+    kind = {16: np.uint16, 32: np.uint32, 64: np.uint64}[values.dtype.bitwidth]
+    return lambda values: values.view(kind)
+
+
 def threshold(side, source, out, length, channel):
     """Mask views, float preds: POSITIVE above their label's cutoff, OTHER outside of [0, 1], or NAN."""
     words, values, codes = carray(side, (w.SIDE,)), carray(source, (length,)), carray(out, (length,))
-    number = values.dtype.type
-    above = number(words[w.NAN_ABOVE])
+    bits, number = _bits(values), values.dtype.type
+    items = carray(pointer(words[w.ITEMS]), (2,), bits.dtype)
+    checked, most = items[0], items[1]
     bounds = carray(pointer(words[w.BOUNDS]), (3 + channel,), np.float64)
     low, high, cutoff = number(bounds[0]), number(bounds[1]), number(bounds[2 + channel])
-    strange = False
+    largest = bits.dtype.type(0)
     for i in range(length):
-        value = _key(values[i])
-        codes[i] = np.uint8(value > cutoff)
-        strange |= (not ((value >= low) & (value <= high))) | _is_nan(values[i], above)
-    if strange:
+        codes[i] = np.uint8(_key(values[i]) > cutoff)
+        largest = max(largest, bits.dtype.type(bits[i] & checked))
+    if largest > most:
+        above = number(words[w.NAN_ABOVE])
         for i in range(length):
             value = _key(values[i])
             codes[i] = np.uint8(w.OTHER) if (value < low) | (value > high) else codes[i]
