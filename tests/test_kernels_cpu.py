@@ -140,8 +140,10 @@ def test_label_dtypes(preds_dtype: torch.dtype, target_dtype: torch.dtype) -> No
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_wrong_labels(dtype: torch.dtype) -> None:
     info = torch.iinfo(dtype)
-    values = torch.tensor([0, 1, 2, 3, 4, 5, info.max, info.max - 1] + [info.min] * 2, dtype=dtype)
-    preds, target = values[torch.randint(0, 10, (2, 2, 500))]
+    values = [0, 1, 2, 3, 4, 5, info.max, info.max - 1, info.min, info.min]
+    preds, target = (
+        torch.tensor([values[i] for i in torch.randint(0, 10, (1000,))], dtype=dtype).view(2, 500) for _ in "pt"
+    )
     faults = agree(views(preds, target))
     assert faults[Fault.PREDS_LABEL] > 0
     assert faults[Fault.TARGET_LABEL] > 0

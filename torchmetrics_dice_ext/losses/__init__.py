@@ -1,7 +1,8 @@
 """Floor 5: losses, 1 - score of soft counts, through the same equations and averages as the scores.
 
 Every loss lies in [0, 1], is computed in at least float32 (also under autocast), and has finite gradients, exactly 0 in
-void voxels. `torch.compile(fullgraph=True)` takes it, and nothing in it waits for an accelerator.
+void voxels. `torch.compile(fullgraph=True)` takes it (not that of torch 2.4), and nothing in it waits for
+an accelerator.
 
 Options (keyword-only, the same for all):
     from_logits: Whether preds are logits (default True), to which softmax (multiclass) or sigmoid is applied.

@@ -80,7 +80,9 @@ def _observation_losses(n: OverlapCounts, class_weights: Tensor, setting: Settin
     if average == "none":
         return losses
     importance = class_weights * (n.target_cardinality if average == "weighted" else torch.ones_like(n.support))
-    return average_classes(losses, n._replace(target_cardinality=importance), "weighted", math.nan)
+    return average_classes(
+        losses, OverlapCounts(n.intersection, n.pred_cardinality, importance, n.support), "weighted", math.nan
+    )
 
 
 def _taking_part(n: OverlapCounts, setting: Setting) -> Tensor:
