@@ -19,7 +19,7 @@ SHARDS = 4
 
 
 def tiles_of_coins() -> tuple[Tensor, Tensor]:
-    """Probabilities and masks `(24, 64, 96)`: tiles of a photograph of coins, segmented by two thresholds."""
+    """Probabilities and masks `(16, 64, 96)`: tiles of a photograph of coins, segmented by two thresholds."""
     image = torch.from_numpy(data.coins()[:256, :384].copy()).float() / 255
     tiles = image.unfold(0, 64, 64).unfold(1, 96, 96).reshape(-1, 64, 96)
     return tiles.clamp(0.01, 0.99), tiles > 0.45

@@ -65,7 +65,8 @@ def diagnose(
         Findings, gravest first; none where the batch is healthy. `str()` makes a report of it, `plot()` a picture.
 
     Raises:
-        ValueError, TypeError: Wrong options, such as an unknown task.
+        ValueError: Wrong options, such as an unknown task.
+        TypeError: Options of wrong types.
 
     Example:
         >>> import torch

@@ -8,7 +8,7 @@ Options (keyword-only, the same for all):
     from_logits: Whether preds are logits (default True), to which softmax (multiclass) or sigmoid is applied.
     squared: Square the cardinalities, P = Σp² and T = Σt², as V-Net does (default False).
     smooth: Added to numerator and denominator of the equation, in voxels (default 0). The losses don't need it: a class
-        without target is left out. Above 0 it takes part, and its loss falls with what is predicted of it.
+        without target is left out. Above 0 it takes part, and its loss grows with what is predicted of it.
     average: "macro" (default), "micro", "weighted" (by target cardinality) or "none" (one loss per class): classes ->
         one number. Binary and Generalized Dice have none.
     aggregation_level: "samplewise" (default) takes the mean over the samples' losses, "global" pools the batch first.

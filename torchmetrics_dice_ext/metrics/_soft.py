@@ -114,7 +114,7 @@ class MultilabelSoftDiceScore(OverlapMetric):
     `BinarySoftDiceScore` has it.
 
     Args:
-        num_labels: L.
+        num_labels: L, the number of labels.
         from_logits: Whether preds are logits, to which sigmoid is applied.
         squared: Whether cardinalities are sums of squares (V-Net).
         average, aggregation_level, class_dim, ignore_index, zero_division, class_names, validate_args: As

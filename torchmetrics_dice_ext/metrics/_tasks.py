@@ -131,7 +131,7 @@ class MultilabelOverlapMetric(OverlapMetric):
     of the same shape in {0, 1}.
 
     Args:
-        num_labels: L.
+        num_labels: L, the number of labels.
         threshold: A float is positive above it, in (0, 1); one number or one per label.
         from_logits: Whether float preds are logits.
         average: "macro", "micro", "weighted" (by target cardinality) or "none" (one score per label).
