@@ -1,0 +1,34 @@
+"""Floor 1: the reference backend finds what NumPy finds, also where it seeks the maximum in groups of classes."""
+
+import numpy as np
+import pytest
+import torch
+
+from torchmetrics_dice_ext._kernels.reference import GROUP, MANY, count_views
+from torchmetrics_dice_ext._views import Form, LabelViews
+
+
+@pytest.mark.parametrize("size", [2, 9, MANY - 1, MANY, MANY + 1, MANY + GROUP - 1, MANY + GROUP, 118, 300])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_first_maximum_wins(size: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(size)
+    scores = torch.randint(-9, 10, (2, size, 31, 17), generator=generator).to(dtype)  # ties abound
+    scores[0, :, 0] = -torch.inf
+    scores[0, size - 1, 1, :5] = torch.inf
+    scores[:, size - 2 :, 1, 5] = torch.inf
+    target = torch.from_numpy(np.argmax(scores.double().numpy(), axis=1))
+    scores[1, size - 1, 2, 3], scores[1, 0, 2, 4] = torch.nan, torch.nan
+    views = LabelViews(
+        preds=scores,
+        preds_form=Form.SCORES,
+        target=target,
+        target_form=Form.LABELS,
+        mask=None,
+        num_classes=size,
+        ignore_index=(),
+        regions=None,
+        class_axis=None,
+    )
+    counts, faults = count_views(views)
+    assert faults.tolist() == [2] + [0] * (len(faults) - 1)
+    assert counts[..., 0].sum() == counts[..., 1].sum() == counts[..., 2].sum() == 2 * 31 * 17 - 2
