@@ -1,14 +1,14 @@
-"""Floor 1: the reference backend finds what NumPy finds, also where it seeks the maximum in groups of classes."""
+"""Floor 1: the reference backend finds the first maximum that NumPy finds."""
 
 import numpy as np
 import pytest
 import torch
 
-from torchmetrics_dice_ext._kernels.reference import GROUP, MANY, count_views
+from torchmetrics_dice_ext._kernels.reference import count_views
 from torchmetrics_dice_ext._views import Form, LabelViews
 
 
-@pytest.mark.parametrize("size", [2, 9, MANY - 1, MANY, MANY + 1, MANY + GROUP - 1, MANY + GROUP, 118, 300])
+@pytest.mark.parametrize("size", [2, 9, 64, 118, 300])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_the_first_maximum_wins(size: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(size)

@@ -15,7 +15,7 @@ from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
 TILE = 1 << 16  # voxels of a tile
 BLOCK = 1 << 18  # scores of which the first maximum is sought at once
-GROUP, MANY = 8, 64  # of MANY classes and more it is sought in groups, in larger blocks, for less is kept of each
+LARGE = 1 << 26  # scores past which tiles of twice and blocks of four times the size are still small beside the input
 MAX_PAIRS = 1 << 20  # entries of the table of label pairs that are worth keeping
 
 _DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
@@ -62,7 +62,7 @@ def _count_labels(views: LabelViews) -> tuple[Tensor, Tensor]:
         return _count_labels_apart(views)
     pairs = torch.zeros(samples, rows, columns, dtype=torch.int64, device=device)
     first = (torch.arange(samples, dtype=torch.int32, device=device).unsqueeze(1) * rows + 1) * columns + 1
-    for box in tiles(views.space, TILE):
+    for box in tiles(views.space, TILE << (views.preds.numel() > LARGE)):
         preds, target = _preds_codes(views, box), _target_codes(views, box)
         _tally(pairs, torch.add(preds, target, alpha=columns) + first[box[0]])
     of_preds, of_target = pairs.sum((0, 1)) - pairs[:, size + 2].sum(0), pairs.sum((0, 2))
@@ -150,9 +150,9 @@ def _preds_codes(views: LabelViews, box: Box) -> Tensor:
     size = views.num_classes
     if views.preds_form is Form.SCORES:
         scores = cut_channels(views.preds, box)
-        find, most = (_first_maximum, BLOCK) if size < MANY else (_first_maximum_of_groups, GROUP // 2 * BLOCK)
+        most = BLOCK << 2 * (views.preds.numel() > LARGE)
         blocks = scores.split(max(1, most // (size * max(1, scores.shape[0]))), dim=2)
-        return torch.cat([find(block) for block in blocks], dim=1)
+        return torch.cat([_first_maximum(block) for block in blocks], dim=1)
     if views.preds_form is Form.ONE_HOT:
         label, proper = _read_one_hot(cut_channels(views.preds, box))
         return torch.where(proper, label, -1)
@@ -198,21 +198,6 @@ def _first_maximum(scores: Tensor) -> Tensor:
         marks = torch.eq(scores, best, out=torch.empty(scores.shape, dtype=scores.dtype, device=scores.device))
     marks *= torch.arange(size, 0, -1, dtype=scores.dtype, device=scores.device).unsqueeze(1)
     return size - marks.amax(1).to(torch.int32)
-
-
-def _first_maximum_of_groups(scores: Tensor) -> Tensor:
-    """The same for many classes: the first group with the maximum, then the first class in it."""
-    size = scores.shape[1]
-    if scores.dtype in _HALVES:
-        scores = scores.to(torch.float32)
-    whole = size // GROUP * GROUP
-    groups = scores[:, :whole].unflatten(1, (-1, GROUP)).amax(2)
-    if whole < size:
-        groups = torch.cat((groups, scores[:, whole:].amax(1, keepdim=True)), dim=1)
-    first = _first_maximum(groups) * GROUP
-    places = torch.arange(GROUP, device=scores.device).unsqueeze(1) + first.unsqueeze(1)
-    label = first + _first_maximum(scores.gather(1, places.clamp_(max=size - 1)))
-    return torch.where(first == groups.shape[1] * GROUP, size, label)
 
 
 def _read_one_hot(entries: Tensor) -> tuple[Tensor, Tensor]:
