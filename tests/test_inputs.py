@@ -90,6 +90,21 @@ def test_ignore_index_is_any_value_whatever_the_dtype_can_hold(ignore_index, dty
     assert result[3][0] == [20 if holds else 30] * 3
 
 
+@pytest.mark.parametrize("side", ["preds", "target"])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_errors_list_the_values_of_voxels_that_count_and_no_others(task, side):
+    """A masked voxel and a void one hold stranger values; a void label is strange in preds."""
+    tensors = {"preds": torch.tensor([[0, 1, 1, 0, 1]]), "target": torch.tensor([[0, 1, 1, 0, 255]])}
+    tensors[side][0, :4] = torch.tensor([0, 255 if side == "preds" else 7, 1, 77])
+    tensors["preds"][0, 4] = 66
+    mask = torch.tensor([[True, True, True, False, True]])
+    options = {"multiclass": {"num_classes": 2}, "multilabel": {"num_labels": 2}}.get(task, {})
+    if task == "multilabel":
+        tensors = {name: torch.stack((tensor, torch.zeros_like(tensor)), dim=1) for name, tensor in tensors.items()}
+    with pytest.raises(ValueError, match=f"`{side}` must .*, got {255 if side == 'preds' else 7} in 1 voxel\\."):
+        functional.overlap_counts(**tensors, task=task, mask=mask, ignore_index=255, **options)
+
+
 @pytest.mark.parametrize("dtype", INT_DTYPES, ids=str)
 @pytest.mark.parametrize("which", ["preds", "target"])
 def test_labels_at_the_ends_of_a_dtype_are_seen_as_they_are(which, dtype):
@@ -193,6 +208,18 @@ def test_masks_have_no_class_axis(task, class_dim, mask_channel):
         options = {"num_labels": 4, "class_dim": class_dim}
     mask = batch.mask.unsqueeze(1) if mask_channel else batch.mask
     assert counts_of(batch.preds, batch.target, task=task, mask=mask, **options) == truth_of(batch, task, **options)
+
+
+@pytest.mark.parametrize("options", [MULTICLASS, {**MULTICLASS, "class_dim": -1}, {"task": "binary"}], ids=str)
+@pytest.mark.parametrize("slices", [(1, 6, 5), (6, 5, 1)], ids=str)
+@pytest.mark.parametrize("channels", [(), (1,)], ids=str)
+def test_masks_of_volumes_of_one_slice(options, slices, channels):
+    preds, target = labels(24, num_classes=options.get("num_classes", 2))
+    mask = torch.rand(preds.shape, generator=torch.Generator().manual_seed(25)) < 0.7
+    wanted = counts_of(preds, target, mask=mask, **options)
+    preds, target, mask = (x.reshape(2, *channels, *slices) for x in (preds, target, mask))
+    for shape in (mask.shape, (2, *slices), (2, 1, *slices)):
+        assert counts_of(preds, target, mask=mask.reshape(shape), **options) == wanted
 
 
 @pytest.mark.parametrize("class_dim", [1, 2, 3, -1, -2, -3])
@@ -884,6 +911,8 @@ OPTION_FAULTS = [
     ("MulticlassFBetaScore", {"num_classes": 3, "beta": -1.0}, ValueError, ["`beta`", "-1.0"]),
     ("BinaryFBetaScore", {"beta": NAN}, ValueError, ["`beta`", "nan"]),
     ("BinaryFBetaScore", {"beta": 0.0}, ValueError, ["`beta`", "0.0"]),
+    ("BinaryFBetaScore", {"beta": 1e-200}, ValueError, ["`beta`", "1e-200", "finite square"]),
+    ("BinaryFBetaScore", {"beta": 1e200}, ValueError, ["`beta`", "1e+200", "finite square"]),
     ("BinaryTverskyIndex", {"alpha": 0.0, "beta": 0.0}, ValueError, ["`alpha`", "`beta`"]),
     ("BinaryFBetaScore", {"beta": "2"}, EITHER, ["`beta`", "'2'"]),
     ("BinaryTverskyIndex", {"alpha": -0.5}, ValueError, ["`alpha`", "-0.5"]),
@@ -911,7 +940,11 @@ OPTION_FAULTS = [
         ValueError,
         ["`regions`", "`include_background"],
     ),
+    ("MulticlassDiceScore", {"num_classes": 3, "regions": {"a": [1, 1]}}, ValueError, ["`regions['a']`", "[1, 1]"]),
+    ("MulticlassDiceScore", {"num_classes": 3, "regions": {"a": "12"}}, TypeError, ["`regions['a']`", "'12'"]),
+    ("BinaryDiceScore", {"threshold": True}, TypeError, ["`threshold`", "True"]),
     ("DiceScore", {"task": "segmentation"}, ValueError, ["segmentation", "multiclass"]),
+    ("DiceScore", {"task": "binary", "num_classes": 2}, ValueError, ["`num_classes`", "'binary'"]),
     ("DiceScore", {"task": "multiclass"}, EITHER, ["num_classes"]),
     ("DiceScore", {"task": "multilabel"}, EITHER, ["num_labels"]),
 ]
@@ -937,6 +970,15 @@ def test_options_that_are_refused(name, options, error, words):
         ({"task": "binary", "zero_division": 2}, ["`zero_division`", "2"]),
         ({"task": "binary", "validate_args": "deferred"}, ["`validate_args`", "deferred"]),
         ({"task": "multiclass", "num_classes": 3, "aggregation_level": "x"}, ["`aggregation_level`", "'x'"]),
+        ({"task": "multiclass", "num_classes": 3, "threshold": 0.5}, ["`threshold`", "'binary' or 'multilabel'"]),
+        ({"task": "multiclass", "num_classes": 3, "from_logits": True}, ["`from_logits`", "'binary' or 'multilabel'"]),
+        ({"task": "multiclass", "num_classes": 3, "num_labels": 3}, ["`num_labels`", "'multilabel'"]),
+        ({"task": "binary", "num_classes": 2}, ["`num_classes`", "'binary'", "'multiclass'"]),
+        ({"task": "binary", "input_format": "index"}, ["`input_format`", "'multiclass'"]),
+        ({"task": "binary", "regions": {"a": [1]}}, ["`regions`", "'multiclass'"]),
+        ({"task": "binary", "include_background": False}, ["`include_background=False`", "'binary'"]),
+        ({"task": "binary", "case_ids": [0]}, ["`case_ids`", "casewise", "'global'"]),
+        ({"task": "binary", "top_k": 1}, ["top_k", "zero_division"]),
     ],
     ids=str,
 )
@@ -944,6 +986,19 @@ def test_options_that_functions_refuse(options, words):
     with pytest.raises(EITHER) as info:
         functional.dice_score(ROW % 2, ROW % 2, **options)
     assert_says(str(info.value), words)
+
+
+def test_soft_scores_have_no_threshold():
+    with pytest.raises(ValueError, match=r"`threshold` has no meaning .*soft scores never threshold"):
+        functional.soft_dice_score(torch.rand(1, 4), ROW % 2, task="binary", threshold=0.5)
+
+
+def test_options_as_tensors_and_nan():
+    preds, target = torch.tensor([[[0.3], [0.6]]]), torch.tensor([[[1], [0]]])
+    for threshold in ([0.25, 0.75], torch.tensor([0.25, 0.75])):
+        metric = tde.MultilabelDiceScore(2, threshold=threshold, average="none", zero_division=NAN)
+        metric.update(preds, target)
+        np.testing.assert_equal(metric.compute().numpy(), np.array([1.0, NAN], dtype=np.float32))
 
 
 def test_options_after_the_first_are_keywords():

@@ -98,6 +98,25 @@ def test_ignored_classes_are_void_in_one_hot_targets_too(ignored: Any) -> None:
     )
 
 
+@each_task
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.uint64], ids=str)
+def test_void_values_that_no_target_holds(task: str, dtype: torch.dtype) -> None:
+    preds, target = batch(task, from_logits=True)
+    strange = (2**70, 2**63, -(2**70), -1)  # of which a uint64 of the same bits is none
+    counts, faults = count(preds, target.to(dtype), task, from_logits=True, ignore_index=strange)
+    assert faults.sum() == 0
+    np.testing.assert_allclose(counts, expected(preds, target, task, from_logits=True), rtol=1e-12)
+
+
+def test_the_largest_uint64_is_not_void_because_its_bits_are_those_of_minus_1() -> None:
+    preds, target = batch("multiclass", from_logits=True)
+    target[0, 0, 0] = -1
+    target = target.view(torch.uint64)
+    for ignored, faulty in ((-1, 1), (2**64 - 1, 0)):
+        faults = count(preds, target, "multiclass", from_logits=True, ignore_index=ignored)[1]
+        assert faults[Fault.TARGET_LABEL] == faults.sum() == faulty
+
+
 def test_regions_are_unions_of_their_labels() -> None:
     preds, labels = batch("multiclass", from_logits=True)
     counts, _ = count(preds, labels, "multiclass", from_logits=True, regions={"all": [0, 1, 2], "some": [0, 2]})

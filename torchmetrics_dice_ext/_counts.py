@@ -110,12 +110,16 @@ def _offending_values(views: Views, fault: Fault) -> list[float]:
     channels = side.ndim - len(views.space)  # 1 where the side has a class axis
     mask = torch.ones((), dtype=torch.bool, device=side.device) if views.mask is None else views.mask
     mask = (mask.unsqueeze(1) if channels and mask.ndim else mask).expand(side.shape)
+    truth, void = side, []  # a target with another shape than preds is one-hot: its void classes are passed over
+    if views.target.shape == side.shape:
+        truth, void = views.target, reference.void_values(views.ignore_index, views.target.dtype)
     found: set[float] = set()
-    for values, counted in zip(side.reshape(-1).split(_CHUNK), mask.reshape(-1).split(_CHUNK), strict=True):
-        values = values.to(torch.float64 if values.is_floating_point() else torch.int64)
+    chunks = (tensor.reshape(-1).split(_CHUNK) for tensor in (side, truth, mask))
+    for values, beside, counted in zip(*chunks, strict=True):
+        values, beside = (x.to(torch.float64 if x.is_floating_point() else torch.int64) for x in (values, beside))
         wrong = _WRONG[fault](values, views.num_classes) & counted
-        for value in reference.void_values(views.ignore_index, side.dtype) if side is views.target else ():
-            wrong = wrong & ~reference.is_value(values, value)
+        for value in void:
+            wrong = wrong & ~reference.is_value(beside, value)
         found.update(torch.unique(values[wrong]).tolist())
     if side.dtype == torch.uint64:  # compared as int64
         found = {value % 2**64 for value in found}

@@ -87,7 +87,7 @@ def _mask_views(preds: Tensor, target: Tensor, mask: Tensor | None, counting: Co
     return MaskViews(
         preds=preds,
         target=target,
-        mask=_mask_of(mask, (preds.shape[0], *preds.shape[2:]), counting),
+        mask=_mask_of(mask, (preds.shape[0], *preds.shape[2:])),
         cutoffs=cutoffs,
         probabilities=not counting.from_logits,
         ignore_index=counting.ignore_index,
@@ -112,7 +112,7 @@ def _label_views(preds: Tensor, target: Tensor, mask: Tensor | None, counting: C
         preds_form=preds_form,
         target=target_view,
         target_form=target_form,
-        mask=_mask_of(mask, tuple(space), counting),
+        mask=_mask_of(mask, tuple(space)),
         num_classes=counting.num_classes,
         ignore_index=counting.ignore_index,
         regions=counting.regions,
@@ -186,12 +186,12 @@ def _with_space(tensor: Tensor, channel_axes: int) -> Tensor:
     return tensor.unsqueeze(-1) if tensor.ndim == channel_axes else tensor
 
 
-def _mask_of(mask: Tensor | None, space: tuple[int, ...], counting: Counting) -> Tensor | None:
+def _mask_of(mask: Tensor | None, space: tuple[int, ...]) -> Tensor | None:
+    """The mask as `space`; the two may differ by singleton axes, where also a label map may have lost one."""
     if mask is None:
         return None
-    for view in _without_channel(mask, counting):
-        if tuple(_with_space(view, 1).shape) == space:
-            return _with_space(view, 1)
+    if mask.shape[:1] == space[:1] and [n for n in mask.shape[1:] if n != 1] == [n for n in space[1:] if n != 1]:
+        return mask.reshape(space)
     raise ValueError(
         f"`mask` must have the shape of the target without its class axis, {space}, a singleton axis allowed,"
         f" got {_seen(mask)}."

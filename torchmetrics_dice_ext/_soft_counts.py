@@ -9,7 +9,7 @@ all, and needs nothing else but the gradients of the sums. Nothing of the inputs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
+from torchmetrics_dice_ext._kernels.reference import is_value, void_values
 from torchmetrics_dice_ext._options import Counting
 from torchmetrics_dice_ext._tiles import Box, cut, cut_channels, tiles, with_channels
 from torchmetrics_dice_ext._views import Form, LabelViews, Views
@@ -103,7 +104,9 @@ class _SoftCounts(torch.autograd.Function):
     """Soft counts and faults, with a gradient in closed form that can itself be differentiated."""
 
     @staticmethod
-    def forward(preds: Tensor, target: Tensor, mask: Tensor | None, rule: _Rule) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, preds: Tensor, target: Tensor, mask: Tensor | None, rule: _Rule) -> tuple[Tensor, Tensor]:
+        ctx.rule = rule
+        ctx.save_for_backward(preds, target, mask)
         outputs = rule.num_classes if rule.regions is None else len(rule.regions)
         counts = torch.zeros(preds.shape[0], outputs, 4, dtype=_sum_dtype(preds), device=preds.device)
         faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=preds.device)
@@ -112,6 +115,7 @@ class _SoftCounts(torch.autograd.Function):
             for kind, wrong in tile.wrong.items():
                 faults[kind] += (wrong & tile.valid).sum()
             counts[box[0]] += _sum_tile(tile, rule)
+        ctx.mark_non_differentiable(faults)
         intersection, pred_cardinality, target_cardinality, support = counts.unbind(-1)
         if rule.squared:
             most = (pred_cardinality + target_cardinality) / 2
@@ -119,14 +123,6 @@ class _SoftCounts(torch.autograd.Function):
             most = torch.minimum(pred_cardinality, target_cardinality)
         intersection = torch.minimum(intersection, most)  # as in exact arithmetic, so that no score passes 1
         return torch.stack((intersection, pred_cardinality, target_cardinality, support), dim=-1), faults
-
-    @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, _Rule], output: tuple[Tensor, Tensor]
-    ) -> None:
-        preds, target, mask, ctx.rule = inputs
-        ctx.save_for_backward(preds, target, mask)
-        ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
@@ -228,7 +224,7 @@ def _read_label_map(target: Tensor, rule: _Rule, box: Box) -> tuple[Tensor, Tens
         wrong[Fault.TARGET_FRACTION] = labels != labels.trunc()
         wrong[Fault.TARGET_LABEL] = wrong[Fault.TARGET_LABEL] & ~wrong[Fault.TARGET_FRACTION]
     classes = torch.arange(rule.num_classes, dtype=labels.dtype, device=labels.device).view(-1, 1)
-    return labels == classes, _holds(labels, rule.ignore_index), wrong
+    return labels == classes, _holds(labels, void_values(rule.ignore_index, target.dtype)), wrong
 
 
 def _read_shares(target: Tensor, rule: _Rule, box: Box) -> tuple[Tensor, Tensor, dict[Fault, Tensor]]:
@@ -240,7 +236,7 @@ def _read_shares(target: Tensor, rule: _Rule, box: Box) -> tuple[Tensor, Tensor,
         for label in set(rule.ignore_index) & set(range(rule.num_classes)):
             void = void | ones[:, label].unsqueeze(1)
     else:
-        void = _holds(entries, rule.ignore_index)
+        void = _holds(entries, void_values(rule.ignore_index, target.dtype))
     if rule.soft_target:
         outside = ~((entries >= 0) & (entries <= 1))
         wrong = {Fault.TARGET_FRACTION: outside.any(1, keepdim=True) if rule.exclusive else outside}
@@ -252,11 +248,11 @@ def _read_shares(target: Tensor, rule: _Rule, box: Box) -> tuple[Tensor, Tensor,
     return ones, void, {Fault.TARGET_FRACTION: ~whole, Fault.TARGET_BINARY: whole & ~ones & ~zeros}
 
 
-def _holds(values: Tensor, wanted: tuple[int, ...]) -> Tensor:
-    """Where values are among those wanted."""
+def _holds(values: Tensor, wanted: Iterable[int]) -> Tensor:
+    """Where values are among those wanted, which are `void_values`."""
     found = torch.zeros_like(values, dtype=torch.bool)
     for value in wanted:
-        found = found | (values == value)
+        found = found | is_value(values, value)
     return found
 
 
