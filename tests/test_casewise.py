@@ -424,6 +424,26 @@ def test_rows_without_background_and_of_regions() -> None:
     assert {row["class"] for row in rows} == {"body", "core"}
 
 
+def test_worst_rows_come_first_and_those_without_a_score_last() -> None:
+    metric = feed(casewise(ignore_index=0), slices(), 4)
+    scores = [row["score"] for row in metric.per_case(worst_first=True)]
+    known = [score for score in scores if not math.isnan(score)]
+    assert known == sorted(known)
+    assert 0 < len(known) < len(scores)
+    assert all(math.isnan(score) for score in scores[len(known) :])
+
+
+def test_ids_beyond_int64_are_to_be_strings() -> None:
+    row = torch.tensor([[0, 1, 2]])
+    for case in (2**63, -(2**63) - 1):
+        with pytest.raises(ValueError, match=f"`case_ids` must fit int64, got .{case}.: pass them as strings"):
+            casewise().update(row, row, case_ids=[case])
+    metric = casewise()
+    for case in (2**63 - 1, -(2**63), str(2**63)):
+        metric.update(row, row, case_ids=[case])
+    assert {row["case"] for row in metric.per_case()} == {2**63 - 1, -(2**63), str(2**63)}
+
+
 def test_rows_without_names_are_numbered() -> None:
     assert {row["class"] for row in feed(casewise(), slices(), 4).per_case()} == {"0", "1", "2"}
 

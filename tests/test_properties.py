@@ -14,6 +14,7 @@ from torch import Tensor
 
 import torchmetrics_dice_ext as tde
 from torchmetrics_dice_ext import functional
+from torchmetrics_dice_ext._reductions import mean_of_fixed_point, to_fixed_point
 
 AVERAGES = ("macro", "micro", "weighted", "none")
 LEVELS = ("global", "samplewise", "casewise")
@@ -309,6 +310,17 @@ def test_batch_split_and_order_change_no_bit(score, level, data):
     if level != "casewise":
         direct = multiclass(score, preds, target, num_classes, aggregation_level=level, **options)
         assert same(whole, direct.squeeze())  # torchmetrics drops the axis of a vector of one class
+
+
+def test_fixed_point_keeps_all_its_bits():
+    """Of one score, and of as many as are promised to fit."""
+    scores = torch.tensor([0.0, 2**-52, 3 * 2**-52, 0.5 + 2**-52, 1 - 2**-52, 1.0], dtype=torch.float64)
+    fixed = to_fixed_point(scores)
+    assert fixed.dtype == torch.int64
+    for sums in (fixed, fixed * 2**36):
+        mean = mean_of_fixed_point(sums)
+        assert mean.dtype == torch.float64
+        assert torch.equal(mean, scores)
 
 
 def test_many_samples_in_any_split_give_the_same_bits():

@@ -531,6 +531,31 @@ def test_unusable_options_are_refused(options: dict[str, Any]) -> None:
         report(**options)
 
 
+def test_a_binary_report_has_no_average() -> None:
+    with pytest.raises(ValueError, match="`average` has no meaning for task 'binary', got 'none'"):
+        OverlapReport("binary", average="none")
+
+
+def test_merging_adds_up_and_lets_the_members_know() -> None:
+    seen = batches()
+    whole, first, second = fed(report(), seen), fed(report(), seen[:1]), fed(report(), seen[1:])
+    first.compute()
+    first.merge_state(second)
+    assert same_dict(first.compute(), whole.compute())
+    assert {member.update_count for member in first.values(copy_state=False)} == {len(seen)}
+
+
+def test_intervals_are_those_of_the_metrics() -> None:
+    pytest.importorskip("scipy")
+    options, seen = {"aggregation_level": "casewise", "class_names": NAMES}, batches("casewise")
+    cases = fed(report(**options), seen)
+    metric = fed(package.MulticlassRecall(4, **options), seen)
+    intervals = cases.confidence_interval(n_resamples=200, seed=3)
+    assert intervals.keys() == cases.compute().keys()
+    assert intervals["recall"] == metric.confidence_interval(n_resamples=200, seed=3)
+    assert all(low <= high for low, high in intervals.values())
+
+
 def test_the_report_is_public() -> None:
     assert package.OverlapReport is OverlapReport
     assert issubclass(OverlapReport, MetricCollection)

@@ -469,6 +469,31 @@ def test_perfect_agreement_is_exactly_one():
             assert value.item() == 1.0 or (math.isnan(value.item()) and batch.target.sum() == 0)
 
 
+def test_generalized_dice_of_a_sample_without_target_beside_one_with_it():
+    """Its classes weigh alike, whatever the other sample's weights are: what it predicts is wrong."""
+    preds = torch.tensor([[[1, 1], [0, 1]], [[1, 0], [0, 0]]])
+    target = torch.tensor([[[1, 0], [1, 1]], [[0, 0], [0, 0]]])
+    batch, options = Batch(preds, target, None, "decisions", "labels", 1), {"num_labels": 2}
+    wanted = expected(
+        "generalized_dice",
+        "multilabel",
+        oracle_counts("multilabel", batch, options),
+        options,
+        {"aggregation_level": "samplewise"},
+    )
+    assert_same(call("generalized_dice", "multilabel", batch, aggregation_level="samplewise", **options), wanted)
+
+
+def test_generalized_dice_of_one_voxel_and_of_none():
+    one = Batch(torch.tensor([[[1]]]), torch.tensor([[[1]]]), None, "decisions", "labels", 1)
+    options = {"num_labels": 1, "zero_division": 0.5}
+    assert call("generalized_dice", "multilabel", one, **options) == 1
+    assert call("generalized_dice", "multilabel", one, ignore_index=1, **options).isnan()
+    assert call(
+        "generalized_dice", "multilabel", one, ignore_index=1, aggregation_level="samplewise", **options
+    ).isnan()
+
+
 @pytest.mark.parametrize("shape", [(1, (1,)), (2, (63,)), (1, (100, 3)), (2, (3, 333)), (1, (4, 5, 50))])
 @pytest.mark.parametrize("num_classes", [2, 3, 9, 33])
 def test_odd_sizes_and_class_numbers(shape, num_classes):
