@@ -138,12 +138,14 @@ def _draw_scores(
 
 
 def _ambiguous(preds: Tensor, target: Tensor, options: dict[str, Any]) -> bool:
-    """Whether two label maps could be one-hot tensors as well, which is refused."""
+    """Whether two label maps, or a sample of them by itself, could be one-hot tensors as well, which is refused."""
     axis = options.get("class_dim", 1)
     axis += preds.ndim if axis < 0 else 0
     if options["input_format"] != "auto" or not 0 < axis < preds.ndim or preds.shape[axis] != options["num_classes"]:
         return False
-    return all((to_numpy(x).sum(axis) == 1).all() and (to_numpy(x) >= 0).all() for x in (preds, target.to(torch.int64)))
+    maps = [to_numpy(x.to(torch.int64)) for x in (preds, target)]
+    samples = zip(*maps, strict=True)
+    return any(all((x.sum(axis - 1) == 1).all() and (x >= 0).all() for x in pair) for pair in samples if pair[0].size)
 
 
 def _draw_masks(

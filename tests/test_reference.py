@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from torchmetrics_dice_ext import functional
 from torchmetrics_dice_ext._kernels.reference import count_views
 from torchmetrics_dice_ext._views import Form, LabelViews
 
@@ -32,3 +33,14 @@ def test_the_first_maximum_wins(size: int, dtype: torch.dtype) -> None:
     counts, faults = count_views(views)
     assert faults.tolist() == [2] + [0] * (len(faults) - 1)
     assert counts[..., 0].sum() == counts[..., 1].sum() == counts[..., 2].sum() == 2 * 31 * 17 - 2
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("ignore_index", [0, -1, 3])
+def test_a_one_hot_voxel_of_no_class_is_not_void(ignore_index: int, soft: bool) -> None:
+    """Also where the first class, or what could stand for none, is ignored."""
+    preds, target = torch.rand(1, 3, 2), torch.zeros(1, 3, 2, dtype=torch.int64)
+    target[0, 1, 0] = 1
+    score = functional.soft_dice_score if soft else functional.dice_score
+    with pytest.raises(ValueError, match="one-hot"):
+        score(preds, target, "multiclass", num_classes=3, ignore_index=ignore_index)

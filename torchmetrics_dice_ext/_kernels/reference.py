@@ -46,6 +46,13 @@ def void_values(ignore_index: tuple[int, ...], dtype: torch.dtype) -> list[int]:
     return [value - (1 << 64) * (value >= 1 << 63) for value in ignore_index if least <= value <= most]
 
 
+def void_labels(form: Form, dtype: torch.dtype, size: int, ignore_index: tuple[int, ...]) -> list[int]:
+    """The ignored labels that a target can hold; a one-hot one holds classes alone."""
+    if form is Form.ONE_HOT:
+        return [value for value in ignore_index if 0 <= value < size]
+    return void_values(ignore_index, dtype)
+
+
 def is_value(values: Tensor, value: int) -> Tensor:
     """Where values equal one of `void_values`, which as an int can be too large for torch."""
     return values == (float(value) if values.is_floating_point() else value)
@@ -173,9 +180,7 @@ def _target_codes(views: LabelViews, box: Box) -> Tensor:
             codes = torch.where(fraction, size + 2, codes)
         else:
             codes = _integer_codes(values, size)
-    for value in void_values(
-        views.ignore_index, values.dtype if views.target_form is Form.ONE_HOT else views.target.dtype
-    ):
+    for value in void_labels(views.target_form, views.target.dtype, size, views.ignore_index):
         codes = torch.where(is_value(values, value), size + 1, codes)
     return codes if views.mask is None else torch.where(cut(views.mask, box), codes, size + 1)
 
@@ -201,9 +206,10 @@ def _first_maximum(scores: Tensor) -> Tensor:
 
 
 def _read_one_hot(entries: Tensor) -> tuple[Tensor, Tensor]:
-    """The first class int32 `(n, v)` that is 1, class 0 where none is, and whether it is one-hot, of `(n, C, v)`."""
+    """The first class int32 `(n, v)` that is 1, -1 where none is, and whether it is one-hot, of `(n, C, v)`."""
     ones, zeros = _comparable(entries) == 1, _comparable(entries) == 0
-    return ones.to(torch.uint8).max(1).indices.to(torch.int32), (ones | zeros).all(1) & (ones.sum(1) == 1)
+    found, first = ones.to(torch.uint8).max(1)
+    return torch.where(found == 1, first, -1).to(torch.int32), (ones | zeros).all(1) & (ones.sum(1) == 1)
 
 
 def _integer_codes(values: Tensor, size: int) -> Tensor:

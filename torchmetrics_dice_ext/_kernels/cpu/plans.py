@@ -16,7 +16,7 @@ from torchmetrics_dice_ext._kernels.cpu import words as w
 from torchmetrics_dice_ext._kernels.cpu.drivers import count_labels, count_masks
 from torchmetrics_dice_ext._kernels.cpu.jit import address_of
 from torchmetrics_dice_ext._kernels.cpu.stages import STAGES
-from torchmetrics_dice_ext._kernels.reference import void_values
+from torchmetrics_dice_ext._kernels.reference import void_labels, void_values
 from torchmetrics_dice_ext._views import Form, LabelViews, Views
 
 MOST_PAIRED = 128  # classes up to which pairs of labels are counted, in a table that stays in the cache
@@ -171,7 +171,7 @@ def _label_reading(form: Form, dtype: torch.dtype, size: int, ignore_index: tupl
     if form is Form.SCORES:
         return Reading("scores", f"int{bits}" if half else f"float{bits}", {**words, w.ROWS: size})
     if form is Form.ONE_HOT:
-        words |= {w.ROWS: size, **_items(dtype, size, ()), **_ignored(void_values(ignore_index, torch.int64))}
+        words |= {w.ROWS: size, **_items(dtype, size, ()), **_ignored(void_labels(form, dtype, size, ignore_index))}
         return Reading("one_hot", f"uint{bits}", words)
     ignored = void_values(ignore_index, dtype)
     if dtype.is_floating_point:

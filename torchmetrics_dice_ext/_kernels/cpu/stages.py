@@ -195,7 +195,7 @@ def one_hot(side, source, out, length, _channel):
             faulty[i] |= np.int16((not hot) & ((row[i] & magnitude) != 0))
     ignored = carray(pointer(words[w.IGNORED]), (words[w.NUM_IGNORED],), np.float64)
     for i in range(length):
-        label = codes[i] if codes[i] < none else np.int16(0)
+        label = codes[i] if codes[i] < none else np.int16(-1)
         codes[i] = label if ones[i] == 1 and not faulty[i] else size + w.FAULT
         for k in range(words[w.NUM_IGNORED]):
             if label == ignored[k]:

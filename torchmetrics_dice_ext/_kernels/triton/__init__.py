@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
-from torchmetrics_dice_ext._kernels.reference import void_values
+from torchmetrics_dice_ext._kernels.reference import void_labels, void_values
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
 OLDEST = (3, 4)  # the oldest Triton that compiles all of this
@@ -264,7 +264,7 @@ def _strides(tensor: Tensor, form: Form, steps: Ints) -> Ints:
 def _ignored_labels(ignore_index: Ints, form: Form, dtype: torch.dtype, size: int) -> tuple[float, ...]:
     """The ignored values to look for in target."""
     if form is Form.ONE_HOT:
-        return tuple(value for value in ignore_index if 0 <= value < size)
+        return tuple(void_labels(form, dtype, size, ignore_index))
     return _ignored_values(ignore_index, dtype)
 
 

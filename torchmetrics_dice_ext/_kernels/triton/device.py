@@ -114,8 +114,8 @@ def _read_score_rows(pointers, inside, stride, SIZE: tl.constexpr, ROW: tl.const
 
 @triton.jit
 def _read_one_hot(pointers, inside, stride, SIZE: tl.constexpr):
-    """The first class that is 1, else class 0; wrong where not exactly one is 1 and the others 0."""
-    label = tl.zeros(inside.shape, tl.int32)
+    """The first class that is 1, else -1; wrong where not exactly one is 1 and the others 0."""
+    label = tl.full(inside.shape, -1, tl.int32)
     ones = tl.zeros(inside.shape, tl.int32)
     wrong = tl.zeros(inside.shape, tl.int1)
     for c in range(SIZE):
@@ -138,8 +138,8 @@ def _read_side(pointers, inside, stride, FORM: tl.constexpr, SIZE: tl.constexpr,
         values = label
         fraction = tl.zeros(inside.shape, tl.int1)
     elif FORM == "ONE_HOT":
-        label, wrong = _read_one_hot(pointers, inside, stride, SIZE)
-        values = label
+        values, wrong = _read_one_hot(pointers, inside, stride, SIZE)
+        label = tl.maximum(values, 0)
         fraction = tl.zeros(inside.shape, tl.int1)
     else:
         values = _number(tl.load(pointers, mask=inside, other=0))
