@@ -1,6 +1,7 @@
 """Overlap metrics for image segmentation that plug into torchmetrics: exact, reproducible and fast."""
 
-from torchmetrics_dice_ext._diagnosis import diagnose as diagnose
+from typing import TYPE_CHECKING, Any
+
 from torchmetrics_dice_ext._version import __version__ as __version__
 from torchmetrics_dice_ext.metrics._hard import BinaryDiceScore as BinaryDiceScore
 from torchmetrics_dice_ext.metrics._hard import BinaryFBetaScore as BinaryFBetaScore
@@ -43,3 +44,20 @@ from torchmetrics_dice_ext.metrics._soft import BinarySoftDiceScore as BinarySof
 from torchmetrics_dice_ext.metrics._soft import MulticlassSoftDiceScore as MulticlassSoftDiceScore
 from torchmetrics_dice_ext.metrics._soft import MultilabelSoftDiceScore as MultilabelSoftDiceScore
 from torchmetrics_dice_ext.metrics._soft import SoftDiceScore as SoftDiceScore
+
+if TYPE_CHECKING:
+    from torchmetrics_dice_ext._diagnosis import diagnose as diagnose
+
+
+def __getattr__(name: str) -> Any:
+    """`diagnose` is imported when it is first asked for: it is half of the package."""
+    if name != "diagnose":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from torchmetrics_dice_ext._diagnosis import diagnose
+
+    globals()[name] = diagnose
+    return diagnose
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "diagnose"})
