@@ -12,7 +12,7 @@ from numba import carray
 
 from torchmetrics_dice_ext._faults import NUM_FAULTS
 from torchmetrics_dice_ext._kernels.cpu import words as w
-from torchmetrics_dice_ext._kernels.cpu.jit import call, jit, pointer
+from torchmetrics_dice_ext._kernels.cpu.jit import call, jit, pointer, prefetch
 
 COPIES = 2  # of a table of pairs: equal neighbours must not wait for each other's store
 MOST_PAIRS = 1 << 30  # voxels after which a table of 32 bits is emptied
@@ -96,10 +96,21 @@ def _settle_labels(words, size, preds, target, faults):
 
 
 @jit
-def _count_keys(keys, table, entries):
-    """Count keys, neighbours in different copies of the table."""
+def _ahead(words, side, sample, source, length):
+    """Where the voxels after a run lie if its row goes on, and the bytes from one to the next, 0 if it has channels."""
+    at = w.PREDS + w.SIDE * side
+    step = words[at + w.STEP] * words[at + w.ITEM] * (words[at + w.ROWS] == 1)
+    return source + sample * words[at + w.SAMPLE_STRIDE] + length * step, step
+
+
+@jit
+def _count_keys(keys, table, entries, preds_ahead, target_ahead):
+    """Count keys, neighbours in different copies of the table, while the labels ahead are fetched from memory."""
+    (next_preds, preds_step), (next_target, target_step) = preds_ahead, target_ahead
     apart, quads = np.uint32(entries), keys.shape[0] // 4 * 4
     for i in range(0, quads, 4):
+        prefetch(next_preds + i * preds_step)
+        prefetch(next_target + i * target_step)
         table[np.uint32(keys[i])] += 1
         table[np.uint32(keys[i + 1]) + apart] += 1
         table[np.uint32(keys[i + 2])] += 1
@@ -169,7 +180,9 @@ def count_labels(batch, first_counts, fault_counts, begin, end):
         counts = _row(words, sample, first, first_counts)
         support = np.int64(0)
         if paired:
-            _count_keys(k, table, entries)
+            ahead_of_preds = _ahead(words, 0, sample, sources[0], length)
+            ahead_of_target = _ahead(words, 1, sample, sources[1], length)
+            _count_keys(k, table, entries, ahead_of_preds, ahead_of_target)
             pending += filled
             if finished or pending > MOST_PAIRS:
                 support, pending = _empty(words, size, table, counts), 0

@@ -70,3 +70,17 @@ def claim(_context: Any, _address: Any) -> Any:
         return builder.atomic_rmw("add", builder.inttoptr(args[0], word.as_pointer()), word(1), "monotonic")
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def prefetch(_context: Any, _address: Any) -> Any:
+    """Have the cache line at an address fetched, in the background; the address may be anything."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(function, [builder.inttoptr(args[0], byte), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
