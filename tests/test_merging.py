@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, SumMetric
+from torchmetrics.utilities.exceptions import TorchMetricsUserError
+from torchmetrics.wrappers import Running
 
 from torchmetrics_dice_ext import (
     BinaryDiceScore,
@@ -508,3 +510,70 @@ def test_recall_after_a_merge_is_that_of_the_sums() -> None:
     other.update(torch.tensor([[1, 0, 1]]), torch.tensor([[1, 1, 0]]))
     one.merge_state(other)
     assert one.compute().tolist() == pytest.approx([1 / 2, 4 / 6])
+
+
+def spoiled(states: dict[str, Any], name: str) -> dict[str, Any]:
+    changes = {
+        "floats": lambda key, state: state.float(),
+        "an array": lambda key, state: state.numpy(),
+        "another size": lambda key, state: state[:-1] if state.ndim == 1 else state[..., :-1],
+        "no rows": lambda key, state: None if key.endswith("_rows") else state,
+    }
+    found = {key: changes[name](key, state) for key, state in states.items()}
+    return {key: state for key, state in found.items() if state is not None}
+
+
+@pytest.mark.parametrize("name", ["floats", "an array", "another size", "no rows"])
+def test_spoiled_states_are_refused_whole(name: str) -> None:
+    metric = fed(dice("casewise"), batches("casewise")[:1])
+    before = {key: state.clone() for key, state in metric.metric_state.items()}
+    other = fed(dice("casewise"), batches("casewise"))
+    states = spoiled(dict(other.metric_state), name)
+    with pytest.raises(ValueError, match="`incoming_state` must hold"):
+        metric.merge_state(states)
+    if name != "an array":
+        metric.persistent(True)
+        with pytest.raises(RuntimeError, match="The checkpoint must hold"):
+            metric.load_state_dict(states)
+    assert metric.update_count == 1
+    assert all(torch.equal(before[key], state) for key, state in metric.metric_state.items())
+
+
+def test_the_window_of_a_wrapper_is_no_state() -> None:
+    running = Running(dice("global"), window=3)
+    for batch in batches("global"):
+        running.update(**batch)
+    with pytest.raises(ValueError, match="`incoming_state` must hold"):
+        dice("global").merge_state(running)
+
+
+def test_the_refusal_says_how_the_other_metric_counts() -> None:
+    with pytest.raises(ValueError, match=r"threshold.*0\.3.*got counts .*threshold.*0\.9"):
+        BinaryDiceScore(threshold=0.3).merge_state(BinaryDiceScore(threshold=0.9))
+
+
+def test_a_synchronised_metric_is_not_added_to() -> None:
+    metric = fed(dice("global"), batches("global"))
+    metric.sync(dist_sync_fn=lambda state, group: [state, state], distributed_available=lambda: True)
+    with pytest.raises(TorchMetricsUserError, match="synchronised"):
+        metric.merge_state(dice("global"))
+    metric.unsync()
+    metric.merge_state(metric)
+
+
+def test_a_forward_that_fails_between_processes_changes_nothing() -> None:
+    def broken(state: Tensor, group: Any) -> list[Tensor]:
+        raise OSError("the other end is gone")
+
+    options = {"dist_sync_on_step": True, "dist_sync_fn": broken, "distributed_available_fn": lambda: True}
+    metric = fed(dice("casewise", **options), batches("casewise"))
+    before = {key: state.clone() for key, state in metric.metric_state.items()}
+    metric.update(**batches("casewise")[0])
+    once_more = {key: state.clone() for key, state in metric.metric_state.items()}
+    metric.update(**batches("casewise")[0])
+    with pytest.raises(OSError, match="gone"):
+        metric(**batches("casewise")[1])
+    assert not torch.equal(before[metric._rows_name], once_more[metric._rows_name])
+    twice = fed(dice("casewise"), [*batches("casewise"), batches("casewise")[0], batches("casewise")[0]])
+    pairs = zip(metric.metric_state.values(), twice.metric_state.values(), strict=True)
+    assert all(torch.equal(left, right) for left, right in pairs)

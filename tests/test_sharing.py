@@ -555,3 +555,18 @@ def test_a_refused_batch_leaves_every_member_of_a_group_as_it_was() -> None:
     collection.update(**second)
     assert_right(collection, [first, second])
     assert {metric.update_count for metric in collection.values()} == {2}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"a": BinaryDiceScore(threshold=0.3), "b": BinaryDiceScore(threshold=0.9)},
+        {"a": BinaryDiceScore(), "b": BinaryDiceScore(validate_args="deferred")},
+        {"a": BinaryDiceScore(aggregation_level="samplewise"), "b": BinaryRecall(aggregation_level="samplewise")},
+    ],
+    ids=["threshold", "validate_args", "samplewise"],
+)
+def test_explicit_groups_of_metrics_that_count_differently_are_refused(members: dict[str, Metric]) -> None:
+    collection = MetricCollection(members, compute_groups=[["a", "b"]])
+    with pytest.raises(ValueError, match="A compute group must hold metrics that count alike"):
+        collection.update(torch.tensor([[0.5, 0.2]]), torch.tensor([[1, 0]]))

@@ -7,6 +7,7 @@ and looks states up by name when it loads or merges, so that only metrics that c
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from torchmetrics_dice_ext._cases import CaseTable
 from torchmetrics_dice_ext._observations import Reading
@@ -52,6 +54,8 @@ class CountState(Metric):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update, and give the score of this batch alone; nan for a malformed batch where validation is deferred."""
         before = self.__dict__.copy()
+        if self.dist_sync_on_step:  # the whole state is set aside, and may have to be taken back
+            self._table = None
         self._in_forward, self._table_before = True, self._table
         try:
             return super().forward(*args, **kwargs)
@@ -75,13 +79,20 @@ class CountState(Metric):
 
         Raises:
             ValueError: It counts otherwise (by other options than those of the read-out), or is no state.
+            TorchMetricsUserError: This metric is synchronised.
         """
+        if self._is_synced:
+            raise TorchMetricsUserError("A metric can't be added to while it is synchronised: call `unsync` first.")
         if not isinstance(incoming_state, (dict, Metric)):
             raise ValueError(f"`incoming_state` must be a metric or a metric_state, got {type(incoming_state)}.")
         states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         own = self._renamed(states)
-        if self._ledger_name not in own:
-            raise ValueError(f"`incoming_state` must hold {self._identity}, got the states {sorted(states)}.")
+        misfit = self._misfit(own)
+        if misfit is not None:
+            came = (
+                incoming_state._identity if isinstance(incoming_state, CountState) else f"the states {sorted(states)}"
+            )
+            raise ValueError(f"`incoming_state` must hold {self._identity}, got {came}{misfit}.")
         later = {name: state.to(getattr(self, name).device) for name, state in own.items()}
         self._append(self._states, later)
         self._computed = None
@@ -159,13 +170,20 @@ class CountState(Metric):
 
     def _renamed(self, states: dict[str, Any]) -> dict[str, Any]:
         """The states that count as this metric does, whatever their validation mode, by this metric's names."""
-        counts = f"{_PREFIX}{self._reading.fingerprint}_"
-        own = {}
-        for name, state in states.items():
-            if name.startswith(counts):
-                suffix = next((end for end in ("_rows", "_keys") if name.endswith(end)), "")
-                own[self._ledger_name + suffix] = state
-        return own
+        pattern = re.compile(rf"{_PREFIX}{self._reading.fingerprint}_(?:true|false|eager|deferred)(_rows|_keys)?")
+        matches = {pattern.fullmatch(name): state for name, state in states.items()}
+        return {self._ledger_name + (match[1] or ""): state for match, state in matches.items() if match}
+
+    def _misfit(self, own: dict[str, Any]) -> str | None:
+        """What is wrong with states by this metric's names; None where they can be added or loaded."""
+        for name, blank in self._blank_states().items():
+            state = own.get(name)
+            if not isinstance(state, Tensor):
+                return f", where {name!r} is no tensor" if own else ""
+            growing = name != self._ledger_name
+            if state.dtype != blank.dtype or state.shape[growing:] != blank.shape[growing:]:
+                return f", where {name!r} has shape {tuple(state.shape)} of {state.dtype}"
+        return None
 
     @property
     def _identity(self) -> str:
@@ -177,19 +195,27 @@ class CountState(Metric):
         found = {name[len(prefix) :]: name for name in state_dict if name.startswith(prefix + _PREFIX)}
         states = {name: state_dict.pop(full_name) for name, full_name in found.items()}
         own = self._renamed(states)
-        if states and self._ledger_name not in own:
-            error_msgs.append(f"The checkpoint must hold {self._identity}, got the states {sorted(states)}.")
+        misfit = self._misfit(own) if states else None
+        if misfit is not None:
+            message = f"The checkpoint must hold {self._identity}, got the states {sorted(states)}{misfit}."
+            error_msgs += [message] * (message not in error_msgs)  # once for all members of a report
+            own = {}
         for name, state in own.items():
-            current = getattr(self, name)
-            state_dict[prefix + name] = state.to(current.device, current.dtype)
+            state_dict[prefix + name] = state.to(getattr(self, name).device)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if self._ledger_name in own:
+        if own:
             self._update_count = int(getattr(self, self._ledger_name)[_ledger.UPDATES])
             self._computed = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a state keeps its dtype, also where a wrapper casts it: it only moves."""
+        """Set an attribute; a state keeps its dtype, also where a wrapper casts it: it only moves.
+
+        Raises:
+            ValueError: A compute group hands on the state of a metric that counts otherwise.
+        """
         current = self.__dict__.get(name) if name.startswith(_PREFIX) else None
+        if name.startswith(_PREFIX) and not name.startswith(self._ledger_name):
+            raise ValueError(f"A compute group must hold metrics that count alike; this one keeps {self._identity}.")
         if current is not None and isinstance(value, Tensor) and value.dtype != current.dtype:
             value = current.to(value.device)
         super().__setattr__(name, value)
