@@ -560,3 +560,67 @@ def test_the_report_is_public() -> None:
     assert package.OverlapReport is OverlapReport
     assert issubclass(OverlapReport, MetricCollection)
     assert not math.isnan(fed(report(), batches()).compute()["dice"].item())
+
+
+@pytest.mark.parametrize("naming", [{"prefix": "val/"}, {"postfix": "/val"}])
+def test_a_clone_has_its_own_keys_also_of_a_kept_result(naming: dict[str, str]) -> None:
+    metric = fed(report(), batches())
+    kept = metric.compute()
+    renamed = metric.clone(**naming)
+    assert list(renamed.compute()) == list(renamed.keys())
+    assert same_dict(dict(zip(kept, renamed.compute().values(), strict=True)), kept)
+    metric.prefix = "late/"
+    assert all(key.startswith("late/") for key in metric.compute())
+
+
+def test_keys_and_results_are_in_the_order_that_was_asked_for() -> None:
+    metric = OverlapReport("multiclass", ("recall", "dice"), num_classes=11)
+    metric.update(torch.tensor([[0, 10]]), torch.tensor([[0, 9]]))
+    assert list(metric.keys()) == list(metric.compute()) == list(metric.clone().keys())
+    assert list(metric.keys())[:3] == ["recall", "recall/0", "recall/1"]
+    assert list(metric.keys())[-2:] == ["dice/9", "dice/10"]
+
+
+def test_a_report_takes_no_further_metrics_and_merges_with_reports_alone() -> None:
+    metric = report()
+    with pytest.raises(TypeError, match="one MetricCollection"):
+        metric.add_metrics({"more": MulticlassRecall(4)})
+    with pytest.raises(TypeError, match="one MetricCollection"):
+        metric["more"] = MulticlassRecall(4)
+    for stranger in (MulticlassDiceScore(4), MetricCollection([MulticlassDiceScore(4)]), {}):
+        with pytest.raises(ValueError, match="must be an OverlapReport"):
+            metric.merge_state(stranger)
+
+
+@each_level
+def test_its_state_is_saved_once_and_loads_into_another_read_out(level: str) -> None:
+    options = {"aggregation_level": level, "num_classes": 4}
+    saved = OverlapReport("multiclass", ("jaccard", "dice"), class_names=NAMES, **options)
+    saved.persistent(True)
+    fed(saved, batches(level))
+    state = saved.state_dict()
+    assert len(state) == (3 if level == "casewise" else 1)
+    if level == "samplewise":  # what is read out is part of what is summed
+        other = OverlapReport("multiclass", ("dice",), **options)
+        with pytest.raises(RuntimeError, match="The checkpoint must hold counts") as info:
+            other.load_state_dict(state)
+        assert str(info.value).count("must hold") == 1
+        other = OverlapReport("multiclass", ("jaccard", "dice"), validate_args="deferred", **options)
+    else:
+        other = OverlapReport("multiclass", ("recall", "dice"), average="micro", **options)
+    module = torch.nn.ModuleDict({"report": other})
+    module.load_state_dict({f"report.{name}": value for name, value in state.items()})
+    fed(saved, batches(level)), fed(other, batches(level))
+    assert same(saved["dice/liver"].compute(), other["dice/1"].compute())
+    assert same(saved.compute()["dice/liver"], other.compute()["dice/1"])
+    assert other["dice/1"].update_count == 6
+
+
+def test_plots_say_which_score_they_show() -> None:
+    pytest.importorskip("matplotlib")
+    titles = [axes.get_title() for _, axes in fed(report(scores=("dice",)), batches()).plot()]
+    assert titles == ["dice", *(f"dice/{name}" for name in NAMES)]
+
+
+def test_scores_may_come_from_a_file_of_settings() -> None:
+    assert "fbeta" in OverlapReport("binary", ["dice", ["fbeta", {"beta": 2}]])

@@ -24,7 +24,7 @@ from torchmetrics_dice_ext._options import (
 from torchmetrics_dice_ext._readout import Score
 from torchmetrics_dice_ext.metrics._base import OverlapMetric
 
-ScoreSpec = str | tuple[str, Mapping[str, Any]]
+ScoreSpec = str | tuple[str, Mapping[str, Any]] | list[Any]  # a list as it comes from a file of settings
 
 
 class OverlapReport(MetricCollection):
@@ -109,6 +109,8 @@ class OverlapReport(MetricCollection):
             key: OverlapMetric(reading, validate_args, where, **kwargs) for key, where in shown.items()
         }
         super().__init__(members, prefix=prefix, postfix=postfix, compute_groups=[list(shown)])
+        for key in shown:  # in the order of the results, not of the alphabet
+            self._modules[key] = self._modules.pop(key)
         self._shown = shown
         self._kept: dict[str, Tensor] = {}
         self._kept_with: Any = None  # the leader's own result, as long as what is kept holds
@@ -118,26 +120,56 @@ class OverlapReport(MetricCollection):
         leader = self._leader
         if leader._computed is None or leader._computed is not self._kept_with:
             with self._everything_shown():
-                self._kept = self._named(leader.compute())
+                self._kept = self._by_key(leader.compute())
             if leader.compute_with_cache:
-                for key, value in zip(self._shown, self._kept.values(), strict=True):
+                for key, value in self._kept.items():
                     self._modules[key]._computed = value  # type: ignore[assignment]
             self._kept_with = leader._computed
-        return dict(self._kept)
+        return self._named(self._kept)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Update, and give the scores of this batch alone."""
         with self._everything_shown() as leader:
-            batch = self._named(leader(*args, **leader._filter_kwargs(**kwargs)))
+            batch = self._by_key(leader(*args, **leader._filter_kwargs(**kwargs)))
         self._share()
-        for key, value in zip(self._shown, batch.values(), strict=True):
+        for key, value in batch.items():
             self._modules[key]._forward_cache = value  # type: ignore[assignment]
-        return batch
+        return self._named(batch)
+
+    def __setitem__(self, key: str, module: Any) -> None:
+        """Add a member; only `__init__` may: the members of a report are its scores."""
+        if hasattr(self, "_shown"):
+            raise TypeError("A report takes no further metrics: put it and them into one MetricCollection.")
+        super().__setitem__(key, module)
 
     def merge_state(self, incoming: OverlapReport) -> None:
-        """Add the counts of another report, which may list other scores of the same counts."""
+        """Add the counts of another report, which may list other scores of the same counts.
+
+        Raises:
+            ValueError: It is no report, or counts otherwise.
+        """
+        if not isinstance(incoming, OverlapReport):
+            raise ValueError(f"`incoming` must be an OverlapReport, got {type(incoming).__name__}.")
         self._leader.merge_state(incoming._leader)
         self._share()
+
+    @contextmanager
+    def sync_context(self, *args: Any, **kwargs: Any) -> Generator[None, None, None]:
+        """As `Metric.sync_context`: inside, `state_dict` holds the counts of all processes."""
+        with self._leader.sync_context(*args, **kwargs):
+            yield
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """The shared state, once, under names that don't depend on what is read out."""
+        return self._leader.state_dict(destination, f"{prefix}{_COUNTS}.", keep_vars)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Give the saved state to every member, each of which checks it."""
+        saved = {name: state_dict.pop(name) for name in [*state_dict] if name.startswith(f"{prefix}{_COUNTS}.")}
+        for name, state in saved.items():
+            for key in self._shown:
+                state_dict[f"{prefix}{key}{name[len(prefix) + len(_COUNTS) :]}"] = state
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def per_case(self, *, worst_first: bool = False) -> list[dict[str, Any]]:
         """As a metric's `per_case`, with one column per score, named as the score; sorted by the first one."""
@@ -150,7 +182,7 @@ class OverlapReport(MetricCollection):
         """As a metric's `confidence_interval`, by key."""
         with self._everything_shown() as leader:
             low, high = leader.confidence_interval(level, n_resamples, seed)
-        lows, highs = self._named(low), self._named(high)
+        lows, highs = self._named(self._by_key(low)), self._named(self._by_key(high))
         return {key: (lows[key], highs[key]) for key in lows}
 
     @property
@@ -178,14 +210,21 @@ class OverlapReport(MetricCollection):
                 setattr(member, name, state)
             member._update_count, member._computed = leader._update_count, None
 
-    def _named(self, everything: Tensor) -> dict[str, Tensor]:
+    def _by_key(self, everything: Tensor) -> dict[str, Tensor]:
         """Scores by key from the vector of all scores, each its average and then its classes."""
         size = everything.numel() // len(self._leader._reading.scores)
         values = everything.unbind()
         return {
-            self._set_name(key): values[which * size + (0 if index is None else 1 + index)]
+            key: values[which * size + (0 if index is None else 1 + index)]
             for key, (which, index) in self._shown.items()
         }
+
+    def _named(self, by_key: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same with prefix and postfix."""
+        return {self._set_name(key): value for key, value in by_key.items()}
+
+
+_COUNTS = "counts"  # the name of the shared state in a state_dict
 
 
 def _keys(reading: Reading) -> Iterator[tuple[str, tuple[int, int | None]]]:
@@ -204,7 +243,7 @@ def _scores(specs: Any) -> list[Score]:
     scores = []
     for spec in specs:
         pair = (spec, {}) if isinstance(spec, str) else spec
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Mapping)):
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], Mapping)):
             raise ValueError(f"`scores` must hold names or pairs such as ('fbeta', {{'beta': 2}}), got {spec!r}.")
         scores.append(Score.of(pair[0], **pair[1]))
     names = [score.name for score in scores]
