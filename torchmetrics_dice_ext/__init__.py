@@ -1,5 +1,6 @@
 """Overlap metrics for image segmentation that plug into torchmetrics: exact, reproducible and fast."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from torchmetrics_dice_ext._version import __version__ as __version__
@@ -46,18 +47,21 @@ from torchmetrics_dice_ext.metrics._soft import MultilabelSoftDiceScore as Multi
 from torchmetrics_dice_ext.metrics._soft import SoftDiceScore as SoftDiceScore
 
 if TYPE_CHECKING:
+    from torchmetrics_dice_ext import functional as functional
+    from torchmetrics_dice_ext import losses as losses
     from torchmetrics_dice_ext._diagnosis import diagnose as diagnose
+
+_LATE = {"diagnose": "_diagnosis", "functional": "functional", "losses": "losses"}
 
 
 def __getattr__(name: str) -> Any:
-    """`diagnose` is imported when it is first asked for: it is half of the package."""
-    if name != "diagnose":
+    """What not everybody needs is imported when it is first asked for; `diagnose` is half of the package."""
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from torchmetrics_dice_ext._diagnosis import diagnose
-
-    globals()[name] = diagnose
-    return diagnose
+    module = importlib.import_module(f"{__name__}.{_LATE[name]}")
+    globals()[name] = getattr(module, name, module)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "diagnose"})
+    return sorted({*globals(), *_LATE})

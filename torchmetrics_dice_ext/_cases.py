@@ -41,10 +41,10 @@ class CaseTable:
         new = dict.fromkeys(case for case, place in zip(cases, places, strict=True) if place >= known)
         words = [word for case in new for word in _spell(case)]
         self.keys = _with_room(self.keys, self._words + len(words) + 1)
-        self.keys[self._words : self._words + len(words)] = torch.tensor(words, dtype=torch.int64)
+        self.keys[self._words : self._words + len(words)] = torch.tensor(words, dtype=torch.int64, device="cpu")
         self._words += len(words)
         self.rows = _with_room(self.rows, len(self._places))
-        index = torch.tensor(places, dtype=torch.int64)
+        index = torch.tensor(places, dtype=torch.int64, device="cpu")
         if counts.device.type == "cuda":  # from pinned memory, so that nobody waits
             index = index.pin_memory()
         self.rows.index_add_(0, index.to(counts.device, non_blocking=True), counts.to(self.rows.dtype))
@@ -67,7 +67,7 @@ def read_case_ids(case_ids: Any, samples: int) -> list[CaseId]:
     values = case_ids.tolist() if hasattr(case_ids, "tolist") else case_ids
     if isinstance(values, (str, bytes, int)) or not hasattr(values, "__iter__"):
         raise TypeError(f"`case_ids` must be a sequence of ints or strings, one per sample, got {case_ids!r}.")
-    ids = [str(value) if isinstance(value, str) else integer("case_ids", value) for value in values]
+    ids = [str.__str__(value) if isinstance(value, str) else integer("case_ids", value) for value in values]
     if len(ids) != samples:
         raise ValueError(f"`case_ids` must hold one id per sample, {samples}, got {len(ids)}.")
     unfit = [case for case in ids if isinstance(case, int) and not -(2**63) <= case < 2**63]

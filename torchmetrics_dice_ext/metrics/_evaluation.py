@@ -76,7 +76,7 @@ def confidence_interval(scores: Tensor, level: float, n_resamples: int, seed: in
             random_state=np.random.default_rng(seed),
         )
         bounds.append(tuple(result.confidence_interval))
-    low, high = torch.tensor(bounds, dtype=torch.float64).unbind(1)
+    low, high = torch.tensor(bounds, dtype=torch.float64, device="cpu").unbind(1)
     return low.reshape(scores.shape[1:]), high.reshape(scores.shape[1:])
 
 

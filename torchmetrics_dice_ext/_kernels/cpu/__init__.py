@@ -29,6 +29,8 @@ def unsupported_reason(views: Views) -> str | None:
             return f"The tensors are on {tensor.device}, not on the CPU."
         if tensor.is_neg():
             return "A tensor is negated lazily, its memory holds other values: `.resolve_neg()` it."
+        if tensor._is_zerotensor():
+            return "A tensor has no memory of its own (torch._efficientzerotensor): `.clone()` it."
     if isinstance(views, LabelViews) and views.num_classes > MOST_CLASSES:
         return f"There are {views.num_classes} classes, more than {MOST_CLASSES}."
     return _unusable()
@@ -49,8 +51,8 @@ def _unusable() -> str | None:
 
 def count_views(views: Views) -> tuple[Tensor, Tensor]:
     """Counts `(N, K, 4)` and faults `(NUM_FAULTS,)` of canonical views."""
-    counts = torch.zeros(views.preds.shape[0], views.num_outputs, 4, dtype=torch.int64)
-    faults = torch.zeros(NUM_FAULTS, dtype=torch.int64)
+    counts = torch.zeros(views.preds.shape[0], views.num_outputs, 4, dtype=torch.int64, device="cpu")
+    faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device="cpu")
     if views.preds.numel():
         _threads().count(views, counts, faults)
     return counts, faults

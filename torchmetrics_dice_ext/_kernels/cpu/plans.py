@@ -187,7 +187,7 @@ def _element_reading(dtype: torch.dtype, ignore_index: tuple[int, ...]) -> Readi
     values = void_values(ignore_index, dtype)
     if dtype.is_floating_point:
         integer = _INTEGERS[dtype.itemsize]
-        held = [torch.tensor(float(value), dtype=dtype) for value in values]
+        held = [torch.tensor(float(value), dtype=dtype, device="cpu") for value in values]
         values = [int(one.view(integer)) for one, value in zip(held, values, strict=True) if float(one) == value]
     return Reading("elements", f"uint{8 * dtype.itemsize}", {**_float_words(dtype), **_items(dtype, 2, values)})
 
@@ -195,7 +195,7 @@ def _element_reading(dtype: torch.dtype, ignore_index: tuple[int, ...]) -> Readi
 @functools.cache
 def _threshold_reading(dtype: torch.dtype, cutoffs: tuple[float, ...], probabilities: bool) -> Reading:
     low, high = (-TOLERANCE, 1 + TOLERANCE) if probabilities else (-math.inf, math.inf)
-    bounds = torch.tensor([low, high, *cutoffs], dtype=dtype)  # rounded, as PyTorch does before it compares
+    bounds = torch.tensor([low, high, *cutoffs], dtype=dtype, device="cpu")  # rounded, as PyTorch does before it compares
     bits = bounds.view(_INTEGERS[dtype.itemsize])
     magnitude = torch.iinfo(bits.dtype).max
     # by its bits what is negative is larger than all numbers that aren't, and so is NaN

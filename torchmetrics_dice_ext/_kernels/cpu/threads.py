@@ -54,12 +54,13 @@ def count(views: Views, counts: Tensor, faults: Tensor) -> None:
         _take_parts()(job.ctypes.data)
         return
     places = [voxels * part // parts // SHARE * SHARE for part in range(parts)]
-    first_counts = torch.zeros(parts, plan.outputs, 4, dtype=torch.int64)
-    fault_counts = torch.zeros(parts, NUM_FAULTS, dtype=torch.int64)
+    first_counts = torch.zeros(parts, plan.outputs, 4, dtype=torch.int64, device="cpu")
+    fault_counts = torch.zeros(parts, NUM_FAULTS, dtype=torch.int64, device="cpu")
     of_counts = first_counts.data_ptr(), first_counts[0].nbytes
     job = np.array([0, parts, plan.driver, words.ctypes.data, *of_counts, fault_counts.data_ptr(), *places, voxels])
     _run(min(threads, parts), job, words, views, counts, first_counts, fault_counts)
-    counts.index_add_(0, torch.tensor([place // plan.voxels for place in places]), first_counts)
+    samples = torch.tensor([place // plan.voxels for place in places], device="cpu")
+    counts.index_add_(0, samples, first_counts)
     faults += fault_counts.sum(0)
 
 
