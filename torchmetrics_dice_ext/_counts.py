@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -12,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchmetrics_dice_ext._faults import TOLERANCE, Fault, describe
+from torchmetrics_dice_ext._faults import MOST_LISTED, TOLERANCE, Fault, describe
 from torchmetrics_dice_ext._kernels import reference
+from torchmetrics_dice_ext._tiles import cut, cut_channels, tiles
 from torchmetrics_dice_ext._views import LabelViews, Views
 
 BACKENDS = ("triton", "cpu", "reference")  # in the order of preference
@@ -35,13 +37,14 @@ class OverlapCounts(NamedTuple):
     support: Tensor
 
 
-def count_views(views: Views) -> tuple[Tensor, Tensor]:
+def count_views(views: Views, *, validate: bool = True) -> tuple[Tensor, Tensor]:
     """Counts int64 `(N, K, 4)` in the order of `OverlapCounts`, and faults int64 `(NUM_FAULTS,)`.
 
-    Never waits for the views' device. A malformed voxel is in the faults, and in no count.
+    Never waits for the views' device. A malformed voxel is in the faults, and in no count. Label maps that look one-hot
+    are a fault if `validate`, and label maps otherwise.
     """
     counts, faults = _backend(views).count_views(views)
-    if isinstance(views, LabelViews) and views.class_axis is not None and views.preds.numel():
+    if validate and isinstance(views, LabelViews) and views.class_axis is not None and views.preds.numel():
         ambiguous = _looks_one_hot(views.preds, views.class_axis) & _looks_one_hot(views.target, views.class_axis)
         counts = counts * ~ambiguous
         faults = faults.clone()
@@ -103,27 +106,31 @@ def refuse_faults(views: Views, faults: Tensor, class_names: Sequence[str] = ())
 
 
 def _offending_values(views: Views, fault: Fault) -> list[float]:
-    """The distinct values, ascending, that a fault is about; empty where the kind alone says enough."""
+    """Distinct values that a fault is about, ascending, no more than are told; empty where the kind says enough."""
     if fault not in _WRONG:
         return []
     side = views.target if fault.name.startswith("TARGET") else views.preds
-    channels = side.ndim - len(views.space)  # 1 where the side has a class axis
-    mask = torch.ones((), dtype=torch.bool, device=side.device) if views.mask is None else views.mask
-    mask = (mask.unsqueeze(1) if channels and mask.ndim else mask).expand(side.shape)
-    truth, void = side, []  # a target with another shape than preds is one-hot: its void classes are passed over
-    if views.target.shape == side.shape:
-        truth, void = views.target, reference.void_values(views.ignore_index, views.target.dtype)
-    found: set[float] = set()
-    chunks = (tensor.reshape(-1).split(_CHUNK) for tensor in (side, truth, mask))
-    for values, beside, counted in zip(*chunks, strict=True):
-        values, beside = (x.to(torch.float64 if x.is_floating_point() else torch.int64) for x in (values, beside))
-        wrong = _WRONG[fault](values, views.num_classes) & counted
-        for value in void:
-            wrong = wrong & ~reference.is_value(beside, value)
-        found.update(torch.unique(values[wrong]).tolist())
+    flat = side.ndim == len(views.space)  # without a class axis
+    found: list[float] = []
+    nan = False
+    for box in tiles(views.space, max(1, _CHUNK // (1 if flat else side.shape[1]))):
+        values = cut(side, box).unsqueeze(1) if flat else cut_channels(side, box)
+        values = values.to(torch.float64 if values.is_floating_point() else torch.int64)
+        wrong = values[_WRONG[fault](values, views.num_classes) & reference.valid_entries(views, box)]
+        nan = nan or bool(wrong.isnan().any())
+        found = _least(torch.cat((wrong[~wrong.isnan()], values.new_tensor(found))))
     if side.dtype == torch.uint64:  # compared as int64
-        found = {value % 2**64 for value in found}
-    return sorted(found)
+        found = sorted(value % 2**64 for value in found)
+    return [*found, math.nan] if nan else found
+
+
+def _least(values: Tensor) -> list[float]:
+    """The smallest distinct values, ascending, as many as a message lists and one more."""
+    found: list[float] = []
+    while values.numel() and len(found) <= MOST_LISTED:
+        found.append(values.min().item())
+        values = values[values > found[-1]]
+    return found
 
 
 _CHUNK = 1 << 20
@@ -131,7 +138,9 @@ _WRONG: dict[Fault, Callable[[Tensor, int], Tensor]] = {
     Fault.PREDS_PROBABILITY: lambda values, _: (values < -TOLERANCE) | (values > 1 + TOLERANCE),
     Fault.PREDS_LABEL: lambda values, size: (values < 0) | (values >= size),
     Fault.PREDS_BINARY: lambda values, _: (values != 0) & (values != 1),
+    Fault.PREDS_ONE_HOT: lambda values, _: (values != 0) & (values != 1),
     Fault.TARGET_LABEL: lambda values, size: (values == values.trunc()) & ((values < 0) | (values >= size)),
     Fault.TARGET_FRACTION: lambda values, _: values != values.trunc(),
     Fault.TARGET_BINARY: lambda values, _: (values == values.trunc()) & (values != 0) & (values != 1),
+    Fault.TARGET_ONE_HOT: lambda values, _: (values != 0) & (values != 1),
 }

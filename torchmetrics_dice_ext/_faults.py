@@ -26,7 +26,7 @@ class Fault(IntEnum):
 
 
 NUM_FAULTS = len(Fault)
-_MOST = 8  # values that a message lists
+MOST_LISTED = 8  # values in a message
 TOLERANCE = 1e-4  # how far a probability may leave [0, 1]: sums of softmax outputs do, by rounding
 
 _EXPECTED = {
@@ -73,21 +73,20 @@ def describe(
     """One fault in words: what was expected, what came, the way out."""
     names = f" ({', '.join(class_names)})" if class_names else ""
     expected = _EXPECTED[fault].format(labels=f"labels from 0 to {num_classes - 1}{names}")
-    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values[:_MOST]] + ["…"] * (
-        len(values) > _MOST
-    )
-    found = ", ".join(shown) or _FOUND[fault]
+    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values[:MOST_LISTED]]
+    found = ", ".join(shown + ["…"] * (len(values) > MOST_LISTED)) or _FOUND[fault]
     count = f"{voxels} voxel{'s' if voxels != 1 else ''}"
     return f"{expected}, got {found} in {count}. {_remedy(fault, values)}"
 
 
 def _remedy(fault: Fault, values: Sequence[float]) -> str:
-    remedy = _REMEDY[fault]
-    if fault in (Fault.TARGET_BINARY, Fault.TARGET_LABEL, Fault.PREDS_BINARY, Fault.PREDS_LABEL) and list(values) == [
-        255
-    ]:
-        side = "target" if fault.name.startswith("TARGET") else "preds"
-        scaled = f"If 255 means foreground (a mask of {{0, 255}} scaled by 255), use `{side} > 0`."
-        void = " If 255 is a void label, say `ignore_index=255`." if side == "target" else ""
-        return scaled + void if fault in (Fault.TARGET_BINARY, Fault.PREDS_BINARY) else f"{void} {scaled}".strip()
-    return remedy
+    """The way out; 255 is a common label for void voxels, and where it stands alone a common foreground."""
+    if 255 not in values:
+        return _REMEDY[fault]
+    side = "target" if fault.name.startswith("TARGET") else "preds"
+    hints = [_REMEDY[fault]]
+    if len(values) == 1:
+        hints = [f"If 255 means foreground (a mask of {{0, 255}} scaled by 255), use `{side} > 0`."]
+    if fault in (Fault.TARGET_LABEL, Fault.TARGET_BINARY):
+        hints.insert(fault is Fault.TARGET_BINARY, "If 255 is a void label, say `ignore_index=255`.")
+    return " ".join(hints)

@@ -39,7 +39,9 @@ def read_inputs(preds: Any, target: Any, mask: Any, counting: Counting, *, keep_
     if mask is not None:
         mask = _plain("mask", mask)
         if mask.dtype != torch.bool:
-            raise TypeError(f"`mask` must be a bool tensor, True where a voxel counts, got {_seen(mask)}.")
+            raise TypeError(
+                f"`mask` must be a bool tensor, True where a voxel counts, got {_seen(mask)}: use `mask.bool()`."
+            )
     for name, tensor in (("target", target), ("mask", mask)):
         if tensor is not None and tensor.device != preds.device:
             raise ValueError(
@@ -99,11 +101,9 @@ def _label_views(preds: Tensor, target: Tensor, mask: Tensor | None, counting: C
     if readings is None:
         _refuse_multiclass(preds, target, counting)
     (preds_form, preds_view), (target_form, target_view) = readings
-    could_be_one_hot = (
-        preds_form is target_form is Form.LABELS
-        and counting.input_format == "auto"
-        and _axis_size(preds_view, counting) == counting.num_classes
-    )
+    class_axis = None
+    if preds_form is target_form is Form.LABELS and counting.input_format == "auto" and preds.shape == target.shape:
+        class_axis = _class_axis(preds, preds_view, counting)
     preds_view = _with_space(preds_view, _channel_axes(preds_form))
     target_view = _with_space(target_view, _channel_axes(target_form))
     space = preds_view.shape if preds_form is Form.LABELS else (preds_view.shape[0], *preds_view.shape[2:])
@@ -112,12 +112,22 @@ def _label_views(preds: Tensor, target: Tensor, mask: Tensor | None, counting: C
         preds_form=preds_form,
         target=target_view,
         target_form=target_form,
-        mask=_mask_of(mask, tuple(space)),
+        mask=_mask_of(mask, tuple(space), "" if class_axis is None else _ONE_HOT_HINT),
         num_classes=counting.num_classes,
         ignore_index=counting.ignore_index,
         regions=counting.regions,
-        class_axis=counting.class_dim if could_be_one_hot else None,
+        class_axis=class_axis,
     )
+
+
+_ONE_HOT_HINT = " If the tensors are one-hot, say `input_format='one-hot'`."
+
+
+def _class_axis(tensor: Tensor, view: Tensor, counting: Counting) -> int | None:
+    """Where in the view of a tensor as a label map its class axis lies; None where it can't have one."""
+    if _axis_size(tensor, counting) != counting.num_classes:
+        return None
+    return counting.class_dim % tensor.ndim - (tensor.ndim - view.ndim)  # a singleton axis may have gone before it
 
 
 Reading = tuple[Form, Tensor]
@@ -186,7 +196,7 @@ def _with_space(tensor: Tensor, channel_axes: int) -> Tensor:
     return tensor.unsqueeze(-1) if tensor.ndim == channel_axes else tensor
 
 
-def _mask_of(mask: Tensor | None, space: tuple[int, ...]) -> Tensor | None:
+def _mask_of(mask: Tensor | None, space: tuple[int, ...], hint: str = "") -> Tensor | None:
     """The mask as `space`; the two may differ by singleton axes, where also a label map may have lost one."""
     if mask is None:
         return None
@@ -194,7 +204,7 @@ def _mask_of(mask: Tensor | None, space: tuple[int, ...]) -> Tensor | None:
         return mask.reshape(space)
     raise ValueError(
         f"`mask` must have the shape of the target without its class axis, {space}, a singleton axis allowed,"
-        f" got {_seen(mask)}."
+        f" got {_seen(mask)}.{hint}"
     )
 
 
@@ -202,7 +212,7 @@ def _check_multilabel(preds: Tensor, target: Tensor, counting: Counting) -> None
     if preds.shape != target.shape:
         raise ValueError(
             f"`preds` and `target` of task 'multilabel' must have one shape (N, {counting.num_classes}, ...), got"
-            f" {_seen(preds)} and {_seen(target)}.{_label_map_hint(target, preds)}"
+            f" {_seen(preds)} and {_seen(target)}.{_label_map_hint(target, preds) or _order_hint(preds, target)}"
         )
     if _axis_size(preds, counting) != counting.num_classes:
         raise ValueError(
@@ -223,10 +233,19 @@ def _refuse_binary(preds: Tensor, target: Tensor, counting: Counting) -> NoRetur
         hint = " Two channels are task='multiclass' with num_classes=2, or pass `preds[:, 1]`."
     elif preds.ndim > 1 and preds.shape[1] > 2 and preds.ndim == target.ndim + 1:
         hint = " Several channels are task='multiclass' or task='multilabel'."
+    elif (*preds.shape, 1) == target.shape or (*target.shape, 1) == preds.shape:
+        hint = " If the last axis is the channel, say `class_dim=-1`."
     raise ValueError(
         "`preds` and `target` of task 'binary' must have one shape (N, ...), where a singleton channel axis (N, 1, ...)"
-        f" is dropped, got {_seen(preds)} and {_seen(target)}.{hint}"
+        f" is dropped, got {_seen(preds)} and {_seen(target)}.{hint or _order_hint(preds, target)}"
     )
+
+
+def _order_hint(preds: Tensor, target: Tensor) -> str:
+    """What to do where one tensor may be the other with its axes in another order."""
+    if preds.shape != target.shape and sorted(preds.shape) == sorted(target.shape):
+        return " Their axes may be in different orders: `permute` one of them."
+    return ""
 
 
 def _refuse_multiclass(preds: Tensor, target: Tensor, counting: Counting) -> NoReturn:
@@ -236,7 +255,7 @@ def _refuse_multiclass(preds: Tensor, target: Tensor, counting: Counting) -> NoR
         if not hint and preds.ndim <= target.ndim:
             hint = " If preds are label maps, pass integers: `preds.long()`."
         if _axis_size(preds, counting) == 1:
-            hint = " For one channel of probabilities use task='binary'."
+            hint = " For one channel of probabilities use task='binary'; if preds are label maps, pass `preds.long()`."
         raise ValueError(
             f"`preds` of a float dtype are scores (N, {size}, ...) with {size} classes (`num_classes`) on axis"
             f" {counting.class_dim} (`class_dim`), got {_seen(preds)}.{hint}"
@@ -249,7 +268,10 @@ def _refuse_multiclass(preds: Tensor, target: Tensor, counting: Counting) -> NoR
     )
     if counting.input_format == "one-hot":
         expected += " (`input_format='one-hot'`)"
-    hint = _axis_hint(target, counting) if target.ndim == preds.ndim or target.ndim > 1 + preds.ndim else ""
+    if preds.dtype in FLOATS:
+        hint = _order_hint(preds, target) or (_axis_hint(target, counting) if target.ndim >= preds.ndim else "")
+    else:
+        hint = _axis_hint(preds if preds.ndim > target.ndim else target, counting)
     raise ValueError(f"{expected}, got preds {_seen(preds)} and target {_seen(target)}.{hint}")
 
 

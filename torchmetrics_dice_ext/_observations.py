@@ -21,11 +21,11 @@ from torchmetrics_dice_ext._soft_counts import count_soft
 from torchmetrics_dice_ext._views import Views
 
 
-def count_batch(views: Views, counting: Counting) -> tuple[Tensor, Tensor]:
+def count_batch(views: Views, counting: Counting, *, validate: bool = True) -> tuple[Tensor, Tensor]:
     """Counts `(N, K, 4)` and faults `(NUM_FAULTS,)`, hard or soft as the counting says."""
     if counting.soft:
         return count_soft(views, counting, squared=counting.squared)
-    return count_views(views)
+    return count_views(views, validate=validate)
 
 
 class Result(NamedTuple):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 Task = Literal["binary", "multiclass", "multilabel"]
@@ -184,9 +186,9 @@ def flag(name: str, value: Any) -> bool:
 
 def number(name: str, value: Any, expected: str, accepts: Callable[[float], bool]) -> float:
     """`value` as a finite float that `accepts` accepts."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be {expected}, got {value!r} of type {type(value).__name__}.")
-    if not math.isfinite(value) or not accepts(value):
+    if not math.isfinite(value) or not accepts(float(value)):
         raise ValueError(f"`{name}` must be {expected}, got {value!r}.")
     return float(value)
 
@@ -246,6 +248,8 @@ def _class_dim(value: Any) -> int:
 def _ignore_index(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     values = value if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else [value]
     return tuple(sorted({integer("ignore_index", v) for v in values}))
 
@@ -275,22 +279,23 @@ def _region(name: Any, labels: Any, num_classes: int) -> tuple[int, ...]:
 def _zero_division(value: Any) -> float:
     if isinstance(value, str) and value == "nan":
         return math.nan
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, Real) and math.isnan(value):
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise ValueError(f"`zero_division` must be 'nan' or a number from 0 to 1, got {value!r}.")
-    return float(value)
+    return float(value) + 0.0  # never -0.0
 
 
 def _names(names: Any, counting: Counting, option: str) -> tuple[str, ...] | None:
     if names is None:
         return None
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    if isinstance(names, (str, AbstractSet)) or not isinstance(names, Iterable):
         raise TypeError(f"`{option}` must be a sequence of strings, got {names!r}.")
     names = tuple(names)
     strangers = [name for name in names if not isinstance(name, str)]
     if strangers:
         raise TypeError(f"`{option}` must hold strings, got {strangers}.")
+    names = tuple(map(str.__str__, names))  # not of a subclass
     if len(names) != counting.num_outputs:
         raise ValueError(
             f"`{option}` must hold {counting.num_outputs} names, one per class, got {len(names)}: {names}."

@@ -233,8 +233,9 @@ def _read_shares(target: Tensor, rule: _Rule, box: Box) -> tuple[Tensor, Tensor,
     ones, zeros = entries == 1, entries == 0
     if rule.exclusive:
         void = torch.zeros_like(ones[:, :1])
+        first = ones & (ones.cumsum(1) == 1) if rule.ignore_index else ones
         for label in set(rule.ignore_index) & set(range(rule.num_classes)):
-            void = void | ones[:, label].unsqueeze(1)
+            void = void | first[:, label].unsqueeze(1)
     else:
         void = _holds(entries, void_values(rule.ignore_index, target.dtype))
     if rule.soft_target:

@@ -13,9 +13,9 @@ from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
 from torchmetrics_dice_ext._tiles import Box, cut, cut_channels, tiles
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
-TILE = 1 << 16  # voxels of a tile
-BLOCK = 1 << 18  # scores of which the first maximum is sought at once
-LARGE = 1 << 26  # scores past which tiles of twice and blocks of four times the size are still small beside the input
+TILES = 1 << 13, 1 << 17  # elements of a tile: voxels, or the answers of all labels, at least and at most
+BLOCKS = 1 << 15, 1 << 20  # scores of which the first maximum is sought at once
+SHARE = 600  # bytes of preds for each element of a tile, so that temporaries are small beside them
 MAX_PAIRS = 1 << 20  # entries of the table of label pairs that are worth keeping
 
 _DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
@@ -33,6 +33,12 @@ def count_views(views: Views) -> tuple[Tensor, Tensor]:
     if isinstance(views, MaskViews):
         return _count_masks(views)
     return _count_labels(views)
+
+
+def _budget(views: Views, bounds: tuple[int, int], bytes_each: int) -> int:
+    """How many elements to take at once."""
+    least, most = bounds
+    return min(most, max(least, views.preds.nbytes // bytes_each))
 
 
 def void_values(ignore_index: tuple[int, ...], dtype: torch.dtype) -> list[int]:
@@ -69,9 +75,9 @@ def _count_labels(views: LabelViews) -> tuple[Tensor, Tensor]:
         return _count_labels_apart(views)
     pairs = torch.zeros(samples, rows, columns, dtype=torch.int64, device=device)
     first = (torch.arange(samples, dtype=torch.int32, device=device).unsqueeze(1) * rows + 1) * columns + 1
-    for box in tiles(views.space, TILE << (views.preds.numel() > LARGE)):
+    for box in tiles(views.space, _budget(views, TILES, SHARE)):
         preds, target = _preds_codes(views, box), _target_codes(views, box)
-        _tally(pairs, torch.add(preds, target, alpha=columns) + first[box[0]])
+        _tally(pairs, torch.add(preds, target, alpha=columns).add_(first[box[0]]))
     of_preds, of_target = pairs.sum((0, 1)) - pairs[:, size + 2].sum(0), pairs.sum((0, 2))
     confusion = pairs[:, 1 : size + 1, 1 : size + 1]
     counts = _class_counts(confusion) if views.regions is None else _region_counts(confusion, views.regions)
@@ -87,7 +93,7 @@ def _count_labels_apart(views: LabelViews) -> tuple[Tensor, Tensor]:
     regions = [_members(labels, codes, device) for labels in views.regions or ()]
     region_counts = torch.zeros(samples, len(regions), 4, dtype=torch.int64, device=device)
     first = torch.arange(samples, device=device).unsqueeze(1) * 3 * codes + 1
-    for box in tiles(views.space, TILE):
+    for box in tiles(views.space, _budget(views, TILES, SHARE)):
         preds, target = _preds_codes(views, box), _target_codes(views, box)
         _tally(of_preds, torch.where(target == void, void, preds) + 1)
         _tally(of_target, target + 1)
@@ -109,8 +115,8 @@ def _count_labels_apart(views: LabelViews) -> tuple[Tensor, Tensor]:
 
 def _tally(table: Tensor, key: Tensor) -> None:
     """Add 1 to the table at each key."""
-    key = key.flatten().to(torch.int64)
-    table.view(-1).scatter_add_(0, key, torch.ones_like(key))
+    key = key.flatten()
+    table.view(-1).index_add_(0, key, torch.ones((), dtype=table.dtype, device=table.device).expand_as(key))
 
 
 def _class_counts(confusion: Tensor) -> Tensor:
@@ -157,7 +163,7 @@ def _preds_codes(views: LabelViews, box: Box) -> Tensor:
     size = views.num_classes
     if views.preds_form is Form.SCORES:
         scores = cut_channels(views.preds, box)
-        most = BLOCK << 2 * (views.preds.numel() > LARGE)
+        most = _budget(views, BLOCKS, SHARE // 4)
         blocks = scores.split(max(1, most // (size * max(1, scores.shape[0]))), dim=2)
         return torch.cat([_first_maximum(block) for block in blocks], dim=1)
     if views.preds_form is Form.ONE_HOT:
@@ -221,6 +227,23 @@ def _integer_codes(values: Tensor, size: int) -> Tensor:
     return values.to(torch.int32).clamp(-1, size)
 
 
+def valid_entries(views: Views, box: Box) -> Tensor:
+    """Where a box is not void, bool `(n, 1, v)`, of mask views `(n, L, v)`."""
+    if isinstance(views, LabelViews):
+        return (_target_codes(views, box) != views.num_classes + 1).unsqueeze(1)
+    return _not_void(_comparable(cut_channels(views.target, box)), views, box)
+
+
+def _not_void(target: Tensor, views: MaskViews, box: Box) -> Tensor:
+    """Where the entries of a box of target `(n, L, v)` are not void."""
+    valid = torch.ones_like(target, dtype=torch.bool)
+    if views.mask is not None:
+        valid = valid & cut(views.mask, box).unsqueeze(1)
+    for value in void_values(views.ignore_index, views.target.dtype):
+        valid = valid & ~is_value(target, value)
+    return valid
+
+
 def _comparable(values: Tensor) -> Tensor:
     """The values in a dtype with all operations and the same order; uint64 beyond int64 become negative."""
     if values.dtype in (torch.uint16, torch.uint32, torch.uint64, torch.bool):
@@ -232,22 +255,18 @@ def _count_masks(views: MaskViews) -> tuple[Tensor, Tensor]:
     samples, labels, device = views.preds.shape[0], views.num_outputs, views.preds.device
     faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=device)
     counts = torch.zeros(samples, labels, 4, dtype=torch.int64, device=device)
-    for box in tiles(views.space, TILE):
+    for box in tiles(views.space, max(1, _budget(views, TILES, SHARE) // max(1, labels))):
         target = _comparable(cut_channels(views.target, box))
         ones = target == 1
         proper = ones | (target == 0)
-        counted = torch.ones_like(ones)
-        if views.mask is not None:
-            counted = counted & cut(views.mask, box).unsqueeze(1)
-        for value in void_values(views.ignore_index, views.target.dtype):
-            counted = counted & ~is_value(target, value)
+        valid = _not_void(target, views, box)
         preds, kinds = _positives(_comparable(cut_channels(views.preds, box)), views)
         if target.is_floating_point():
             fraction = target != target.trunc()
             kinds |= {Fault.TARGET_FRACTION: fraction, Fault.TARGET_BINARY: ~(proper | fraction)}
         else:
             kinds[Fault.TARGET_BINARY] = ~proper
-        valid = counted
+        counted = valid
         for kind, wrong in kinds.items():
             wrong = wrong & valid
             faults[kind] += wrong.sum()

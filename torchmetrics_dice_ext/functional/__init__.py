@@ -17,10 +17,11 @@ Options (keyword-only):
     include_background: Whether class 0 is scored (multiclass, default True).
     ignore_index: Target values that are void: left out on both sides.
     zero_division: Score of a class whose denominator is 0: "nan" (default, skipped by averages) or a number in [0, 1].
+    class_names: C names for errors.
     regions: ``{name: labels}``, unions of labels to score instead of classes (multiclass).
     mask: bool `(N, ...)`, True where a voxel counts.
     case_ids: N ints or strings, for level "casewise".
-    validate_args: True (default) refuses malformed values; False leaves their voxels out without a word.
+    validate_args: True (default) or "eager" refuses malformed values; False leaves their voxels out without a word.
 """
 
 from torchmetrics_dice_ext._counts import OverlapCounts as OverlapCounts

@@ -20,8 +20,8 @@ from torchmetrics_dice_ext._options import (
     InputFormat,
     Readout,
     Task,
-    flag,
     one_of,
+    validation_mode,
 )
 from torchmetrics_dice_ext._readout import Score
 
@@ -38,7 +38,7 @@ class CountingOptions(TypedDict, total=False):
     ignore_index: int | Collection[int] | None
     regions: Mapping[str, Sequence[int]] | None
     mask: Tensor | None
-    validate_args: bool
+    validate_args: bool | Literal["eager"]
 
 
 class ScoreOptions(CountingOptions, total=False):
@@ -48,42 +48,49 @@ class ScoreOptions(CountingOptions, total=False):
     aggregation_level: AggregationLevel
     include_background: bool
     zero_division: float | Literal["nan"]
+    class_names: Sequence[str] | None
     case_ids: Sequence[int] | Sequence[str] | Tensor | None
 
 
-_PER_CALL = frozenset({"mask", "case_ids", "validate_args"})
-_COUNTING = frozenset(CountingOptions.__optional_keys__) - _PER_CALL
-_READOUT = frozenset({"average", "include_background", "zero_division"})
+_COUNTING = frozenset(CountingOptions.__optional_keys__) - {"mask", "validate_args"}
+_READOUT = frozenset({"average", "include_background", "zero_division", "class_names"})
 
 
-def counting_of(task: Task, options: Mapping[str, Any], **measure: bool) -> Counting:
+def counting_of(task: Task, options: Mapping[str, Any], known: Any = CountingOptions, **measure: bool) -> Counting:
+    """What is counted; options that are not among those known are refused."""
+    strangers = sorted(options.keys() - known.__optional_keys__)
+    if strangers:
+        raise TypeError(f"Unexpected options {strangers}; this function takes {sorted(known.__optional_keys__)}.")
     return Counting.of(task, **{name: options[name] for name in _COUNTING & options.keys()}, **measure)  # type: ignore[arg-type]
 
 
-def count(preds: Tensor, target: Tensor, counting: Counting, options: Mapping[str, Any]) -> Tensor:
+def count(
+    preds: Tensor, target: Tensor, counting: Counting, options: Mapping[str, Any], class_names: Sequence[str] = ()
+) -> Tensor:
     """Counts `(N, K, 4)` of a batch that is checked unless `validate_args` is False."""
-    validate = flag("validate_args", options.get("validate_args", True))
+    validate = validation_mode(options.get("validate_args", True))
+    if validate == "deferred":
+        raise ValueError(
+            "`validate_args` must be one of (True, 'eager', False), got 'deferred': no `compute` follows a function."
+        )
     views = read_inputs(preds, target, options.get("mask"), counting)
-    counts, faults = count_batch(views, counting)
+    counts, faults = count_batch(views, counting, validate=bool(validate))
     if validate:
-        refuse_faults(views, faults)
+        refuse_faults(views, faults, class_names)
     return counts
 
 
 def score(of: Score, preds: Tensor, target: Tensor, task: Task, options: Mapping[str, Any], **measure: bool) -> Tensor:
     """The score of a batch; `measure` is empty or what `Counting.of` takes for soft counts."""
-    strangers = sorted(options.keys() - _COUNTING - _READOUT - _PER_CALL - {"aggregation_level"})
-    if strangers:
-        raise TypeError(f"Unexpected options {strangers}; a score takes {sorted(ScoreOptions.__optional_keys__)}.")
+    counting = counting_of(task, options, ScoreOptions, **measure)
     if "average" in options and (task == "binary" or of.reduces_classes):
         raise ValueError(f"`average` has no meaning for score {of.name!r} of task {task!r}: leave it out.")
-    counting = counting_of(task, options, **measure)
     readout = Readout.of(
         counting, regions=options.get("regions"), **{name: options[name] for name in _READOUT & options.keys()}
     )
     level = one_of("aggregation_level", options.get("aggregation_level", "global"), LEVELS)
     reading = Reading(counting, level, ((of, readout),))
-    counts = count(preds, target, counting, options)
+    counts = count(preds, target, counting, options, () if counting.regions else readout.class_names or ())
     result = reading.conclude(_summary(reading, counts, options.get("case_ids")))[0]
     value = result.classes if readout.average == "none" else result.average
     return value.to(counts.device, torch.get_default_dtype())
@@ -92,7 +99,7 @@ def score(of: Score, preds: Tensor, target: Tensor, task: Task, options: Mapping
 def _summary(reading: Reading, counts: Tensor, case_ids: Any) -> Tensor:
     if reading.level == "casewise":
         cases = read_case_ids(case_ids, counts.shape[0])
-        table = CaseTable(counts[:0], torch.zeros(0, dtype=torch.int64))
+        table = CaseTable(counts[:0], torch.zeros(0, dtype=torch.int64, device="cpu"))
         table.add(cases, counts)
         return table.rows[: len(set(cases))]
     if case_ids is not None:

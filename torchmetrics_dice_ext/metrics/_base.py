@@ -84,8 +84,8 @@ class OverlapMetric(CountState):
                 f"`preds` must be on the metric's device {ledger.device}, got {views.preds.device}:"
                 f" use `metric.to({str(views.preds.device)!r})`."
             )
-        counts, faults = count_batch(views, self._reading.counting)
         mode = self.validate_args
+        counts, faults = count_batch(views, self._reading.counting, validate=mode is not False)
         if mode is True:
             mode = "eager" if ledger.device.type == "cpu" else "deferred"
         if mode == "eager":
@@ -148,7 +148,7 @@ class OverlapMetric(CountState):
         with self._synced():
             self._refuse()
             scores = self._shown_of(self._reading.observe(self._case_counts()[1]))
-        low, high = confidence_interval(scores, level, n_resamples, seed)
+        low, high = (bound.squeeze() for bound in confidence_interval(scores, level, n_resamples, seed))
         return self._publish(low), self._publish(high)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
@@ -165,7 +165,7 @@ class OverlapMetric(CountState):
         vector = self._shown is not None and self._shown[1] is None and self._readout.average == "none"
         if val is None:
             val = self.per_class() if vector else self.compute()
-        return draw(val, self.class_names, type(self).__name__, ax)
+        return draw(val, self.class_names, self._title, ax)
 
     @property
     def aggregation_level(self) -> AggregationLevel:
@@ -190,6 +190,15 @@ class OverlapMetric(CountState):
     @property
     def _readout(self) -> Readout:
         return self._reading.scores[0 if self._shown is None else self._shown[0]][1]
+
+    @property
+    def _title(self) -> str:
+        """What plots call this metric; a member of a report has no class of its own, but a key."""
+        if type(self) is not OverlapMetric or self._shown is None:
+            return type(self).__name__
+        which, index = self._shown
+        name = self._reading.scores[which][0].name
+        return name if index is None else f"{name}/{self.class_names[index]}"
 
     @property
     def _label_names(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torchmetrics_dice_ext._readout import Score
 from torchmetrics_dice_ext.metrics._factory import TaskFactory
@@ -14,19 +14,19 @@ WeightType = Literal["square", "simple", "linear"]
 class BinaryDiceScore(BinaryOverlapMetric):
     """Dice score of one foreground class; see `functional.dice_score` for the formula."""
 
-    score: ClassVar[Score] = Score.of("dice")
+    score = Score.of("dice")
 
 
 class MulticlassDiceScore(MulticlassOverlapMetric):
     """Dice score of C classes; see `functional.dice_score` for the formula."""
 
-    score: ClassVar[Score] = Score.of("dice")
+    score = Score.of("dice")
 
 
 class MultilabelDiceScore(MultilabelOverlapMetric):
     """Dice score of L labels; see `functional.dice_score` for the formula."""
 
-    score: ClassVar[Score] = Score.of("dice")
+    score = Score.of("dice")
 
 
 class DiceScore(TaskFactory):
@@ -40,19 +40,19 @@ class DiceScore(TaskFactory):
 class BinaryJaccardIndex(BinaryOverlapMetric):
     """Jaccard index of one foreground class; see `functional.jaccard_index` for the formula."""
 
-    score: ClassVar[Score] = Score.of("jaccard")
+    score = Score.of("jaccard")
 
 
 class MulticlassJaccardIndex(MulticlassOverlapMetric):
     """Jaccard index of C classes; see `functional.jaccard_index` for the formula."""
 
-    score: ClassVar[Score] = Score.of("jaccard")
+    score = Score.of("jaccard")
 
 
 class MultilabelJaccardIndex(MultilabelOverlapMetric):
     """Jaccard index of L labels; see `functional.jaccard_index` for the formula."""
 
-    score: ClassVar[Score] = Score.of("jaccard")
+    score = Score.of("jaccard")
 
 
 class JaccardIndex(TaskFactory):
@@ -66,19 +66,19 @@ class JaccardIndex(TaskFactory):
 class BinaryPrecision(BinaryOverlapMetric):
     """Precision of one foreground class; see `functional.precision` for the formula."""
 
-    score: ClassVar[Score] = Score.of("precision")
+    score = Score.of("precision")
 
 
 class MulticlassPrecision(MulticlassOverlapMetric):
     """Precision of C classes; see `functional.precision` for the formula."""
 
-    score: ClassVar[Score] = Score.of("precision")
+    score = Score.of("precision")
 
 
 class MultilabelPrecision(MultilabelOverlapMetric):
     """Precision of L labels; see `functional.precision` for the formula."""
 
-    score: ClassVar[Score] = Score.of("precision")
+    score = Score.of("precision")
 
 
 class Precision(TaskFactory):
@@ -92,19 +92,19 @@ class Precision(TaskFactory):
 class BinaryRecall(BinaryOverlapMetric):
     """Recall of one foreground class; see `functional.recall` for the formula."""
 
-    score: ClassVar[Score] = Score.of("recall")
+    score = Score.of("recall")
 
 
 class MulticlassRecall(MulticlassOverlapMetric):
     """Recall of C classes; see `functional.recall` for the formula."""
 
-    score: ClassVar[Score] = Score.of("recall")
+    score = Score.of("recall")
 
 
 class MultilabelRecall(MultilabelOverlapMetric):
     """Recall of L labels; see `functional.recall` for the formula."""
 
-    score: ClassVar[Score] = Score.of("recall")
+    score = Score.of("recall")
 
 
 class Recall(TaskFactory):
@@ -118,19 +118,19 @@ class Recall(TaskFactory):
 class BinarySpecificity(BinaryOverlapMetric):
     """Specificity of one foreground class; see `functional.specificity` for the formula."""
 
-    score: ClassVar[Score] = Score.of("specificity")
+    score = Score.of("specificity")
 
 
 class MulticlassSpecificity(MulticlassOverlapMetric):
     """Specificity of C classes; see `functional.specificity` for the formula."""
 
-    score: ClassVar[Score] = Score.of("specificity")
+    score = Score.of("specificity")
 
 
 class MultilabelSpecificity(MultilabelOverlapMetric):
     """Specificity of L labels; see `functional.specificity` for the formula."""
 
-    score: ClassVar[Score] = Score.of("specificity")
+    score = Score.of("specificity")
 
 
 class Specificity(TaskFactory):
@@ -144,19 +144,19 @@ class Specificity(TaskFactory):
 class BinaryVolumetricSimilarity(BinaryOverlapMetric):
     """Volumetric similarity of one foreground class; see `functional.volumetric_similarity` for the formula."""
 
-    score: ClassVar[Score] = Score.of("volumetric_similarity")
+    score = Score.of("volumetric_similarity")
 
 
 class MulticlassVolumetricSimilarity(MulticlassOverlapMetric):
     """Volumetric similarity of C classes; see `functional.volumetric_similarity` for the formula."""
 
-    score: ClassVar[Score] = Score.of("volumetric_similarity")
+    score = Score.of("volumetric_similarity")
 
 
 class MultilabelVolumetricSimilarity(MultilabelOverlapMetric):
     """Volumetric similarity of L labels; see `functional.volumetric_similarity` for the formula."""
 
-    score: ClassVar[Score] = Score.of("volumetric_similarity")
+    score = Score.of("volumetric_similarity")
 
 
 class VolumetricSimilarity(TaskFactory):
@@ -171,21 +171,24 @@ class BinaryFBetaScore(BinaryOverlapMetric):
     """F-beta score of one foreground class; see `functional.fbeta_score` for the formula."""
 
     def __init__(self, *, beta: float = 1.0, **options: Any) -> None:
-        super().__init__(score=Score.of("fbeta", beta=beta), **options)
+        self.score = Score.of("fbeta", beta=beta)
+        super().__init__(**options)
 
 
 class MulticlassFBetaScore(MulticlassOverlapMetric):
     """F-beta score of C classes; see `functional.fbeta_score` for the formula."""
 
     def __init__(self, num_classes: int, *, beta: float = 1.0, **options: Any) -> None:
-        super().__init__(num_classes, score=Score.of("fbeta", beta=beta), **options)
+        self.score = Score.of("fbeta", beta=beta)
+        super().__init__(num_classes, **options)
 
 
 class MultilabelFBetaScore(MultilabelOverlapMetric):
     """F-beta score of L labels; see `functional.fbeta_score` for the formula."""
 
     def __init__(self, num_labels: int, *, beta: float = 1.0, **options: Any) -> None:
-        super().__init__(num_labels, score=Score.of("fbeta", beta=beta), **options)
+        self.score = Score.of("fbeta", beta=beta)
+        super().__init__(num_labels, **options)
 
 
 class FBetaScore(TaskFactory):
@@ -200,21 +203,24 @@ class BinaryTverskyIndex(BinaryOverlapMetric):
     """Tversky index of one foreground class; see `functional.tversky_index` for the formula."""
 
     def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
-        super().__init__(score=Score.of("tversky", alpha=alpha, beta=beta), **options)
+        self.score = Score.of("tversky", alpha=alpha, beta=beta)
+        super().__init__(**options)
 
 
 class MulticlassTverskyIndex(MulticlassOverlapMetric):
     """Tversky index of C classes; see `functional.tversky_index` for the formula."""
 
     def __init__(self, num_classes: int, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
-        super().__init__(num_classes, score=Score.of("tversky", alpha=alpha, beta=beta), **options)
+        self.score = Score.of("tversky", alpha=alpha, beta=beta)
+        super().__init__(num_classes, **options)
 
 
 class MultilabelTverskyIndex(MultilabelOverlapMetric):
     """Tversky index of L labels; see `functional.tversky_index` for the formula."""
 
     def __init__(self, num_labels: int, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
-        super().__init__(num_labels, score=Score.of("tversky", alpha=alpha, beta=beta), **options)
+        self.score = Score.of("tversky", alpha=alpha, beta=beta)
+        super().__init__(num_labels, **options)
 
 
 class TverskyIndex(TaskFactory):
@@ -230,7 +236,8 @@ class BinaryGeneralizedDiceScore(BinaryOverlapMetric):
 
     def __init__(self, *, weight_type: WeightType = "square", **options: Any) -> None:
         _refuse_average(options)
-        super().__init__(score=Score.of("generalized_dice", weight_type=weight_type), **options)
+        self.score = Score.of("generalized_dice", weight_type=weight_type)
+        super().__init__(**options)
 
 
 class MulticlassGeneralizedDiceScore(MulticlassOverlapMetric):
@@ -238,7 +245,8 @@ class MulticlassGeneralizedDiceScore(MulticlassOverlapMetric):
 
     def __init__(self, num_classes: int, *, weight_type: WeightType = "square", **options: Any) -> None:
         _refuse_average(options)
-        super().__init__(num_classes, score=Score.of("generalized_dice", weight_type=weight_type), **options)
+        self.score = Score.of("generalized_dice", weight_type=weight_type)
+        super().__init__(num_classes, **options)
 
 
 class MultilabelGeneralizedDiceScore(MultilabelOverlapMetric):
@@ -246,7 +254,8 @@ class MultilabelGeneralizedDiceScore(MultilabelOverlapMetric):
 
     def __init__(self, num_labels: int, *, weight_type: WeightType = "square", **options: Any) -> None:
         _refuse_average(options)
-        super().__init__(num_labels, score=Score.of("generalized_dice", weight_type=weight_type), **options)
+        self.score = Score.of("generalized_dice", weight_type=weight_type)
+        super().__init__(num_labels, **options)
 
 
 class GeneralizedDiceScore(TaskFactory):

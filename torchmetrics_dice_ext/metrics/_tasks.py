@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torchmetrics_dice_ext._observations import Reading
 from torchmetrics_dice_ext._options import (
@@ -42,7 +42,7 @@ class BinaryOverlapMetric(OverlapMetric):
         **kwargs: Metric's own options.
     """
 
-    score: ClassVar[Score]
+    score: Score
 
     def __init__(
         self,
@@ -55,14 +55,13 @@ class BinaryOverlapMetric(OverlapMetric):
         zero_division: ZeroDivision = "nan",
         class_names: Sequence[str] | None = None,
         validate_args: ValidateArgs = True,
-        score: Score | None = None,
         **kwargs: Any,
     ) -> None:
         counting = Counting.of(
             "binary", threshold=threshold, from_logits=from_logits, class_dim=class_dim, ignore_index=ignore_index
         )
         readout = Readout.of(counting, zero_division=zero_division, class_names=class_names)
-        super().__init__(reading_of(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
+        super().__init__(reading_of(counting, aggregation_level, self.score, readout), validate_args, **kwargs)
 
 
 class MulticlassOverlapMetric(OverlapMetric):
@@ -86,7 +85,7 @@ class MulticlassOverlapMetric(OverlapMetric):
         **kwargs: Metric's own options.
     """
 
-    score: ClassVar[Score]
+    score: Score
 
     def __init__(
         self,
@@ -102,7 +101,6 @@ class MulticlassOverlapMetric(OverlapMetric):
         class_names: Sequence[str] | None = None,
         regions: Mapping[str, Sequence[int]] | None = None,
         validate_args: ValidateArgs = True,
-        score: Score | None = None,
         **kwargs: Any,
     ) -> None:
         counting = Counting.of(
@@ -121,7 +119,7 @@ class MulticlassOverlapMetric(OverlapMetric):
             class_names=class_names,
             regions=regions,
         )
-        super().__init__(reading_of(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
+        super().__init__(reading_of(counting, aggregation_level, self.score, readout), validate_args, **kwargs)
 
 
 class MultilabelOverlapMetric(OverlapMetric):
@@ -144,7 +142,7 @@ class MultilabelOverlapMetric(OverlapMetric):
         **kwargs: Metric's own options.
     """
 
-    score: ClassVar[Score]
+    score: Score
 
     def __init__(
         self,
@@ -159,7 +157,6 @@ class MultilabelOverlapMetric(OverlapMetric):
         zero_division: ZeroDivision = "nan",
         class_names: Sequence[str] | None = None,
         validate_args: ValidateArgs = True,
-        score: Score | None = None,
         **kwargs: Any,
     ) -> None:
         counting = Counting.of(
@@ -171,7 +168,7 @@ class MultilabelOverlapMetric(OverlapMetric):
             ignore_index=ignore_index,
         )
         readout = Readout.of(counting, average=average, zero_division=zero_division, class_names=class_names)
-        super().__init__(reading_of(counting, aggregation_level, score or self.score, readout), validate_args, **kwargs)
+        super().__init__(reading_of(counting, aggregation_level, self.score, readout), validate_args, **kwargs)
 
 
 def reading_of(counting: Counting, level: AggregationLevel, score: Score, readout: Readout) -> Reading:
