@@ -1,5 +1,7 @@
 """The Triton backend on a GPU: exact equality with the reference there, and no waiting for the device."""
 
+import functools
+
 import pytest
 import torch
 from kernel_cases import GROUPS, kernel_cases, label_views, mask_views, mismatch, on_device
@@ -66,16 +68,22 @@ def test_update_never_waits_for_the_device():
         ),
         (tde.DiceScore(task="multiclass", num_classes=4, regions={"a": [1, 2], "b": [3]}).to(CUDA), preds, target),
     ]
-    for metric, *batch in metrics:
-        metric.update(*batch)  # compiles
+    casewise = tde.DiceScore(task="multiclass", num_classes=4, aggregation_level="casewise").to(CUDA)
+    metrics.append((functools.partial(casewise.update, case_ids=["a", "b"]), preds, target))
+    pairs = (preds > 0).int(), (preds > 1).int()  # of one shape, with as many channels as classes
+    metrics.append((tde.DiceScore(task="multiclass", num_classes=4).to(CUDA), *pairs))
+    updates = [(getattr(metric, "update", metric), *batch) for metric, *batch in metrics]
+    for update, *batch in updates:
+        update(*batch)  # compiles
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for metric, *batch in metrics:
-            metric.update(*batch)
+        for update, *batch in updates:
+            update(*batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert all(0 <= metric.compute() <= 1 for metric, *_ in metrics)
+    assert all(0 <= metric.compute() <= 1 for metric, *_ in metrics[:4])
+    assert 0 <= casewise.compute() <= 1
 
 
 def test_deterministic_algorithms(views):
@@ -134,6 +142,9 @@ def test_a_second_device(views):
 def test_more_elements_than_32_bits_can_number():
     if torch.cuda.mem_get_info(CUDA)[0] < 40 * GIBIBYTE:
         pytest.skip("needs 40 GiB of device memory")
+    almost = torch.zeros(1, 1, dtype=torch.uint8, device=CUDA).expand(1, (1 << 31) - 100)
+    counts, _ = backend.count_views(label_views(almost, almost, 2, preds_form=Form.LABELS))
+    assert counts[0].tolist() == [[(1 << 31) - 100] * 4, [0, 0, 0, (1 << 31) - 100]]
     voxels = (1 << 31) + 77
     target = torch.arange(7, dtype=torch.uint8, device=CUDA).repeat(voxels // 7 + 1)[:voxels].unsqueeze(0)
     preds = target.clone()

@@ -84,8 +84,9 @@ def _module(name: str) -> ModuleType:
 
 def _looks_one_hot(labels: Tensor, axis: int) -> Tensor:
     """Whether label maps would be one-hot along an axis, as a 0-d bool tensor."""
-    labels = labels.to(torch.int64)
-    return (labels.sum(axis) == 1).all() & (labels >= 0).all()
+    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which torch can neither sum nor compare
+        labels = labels.to(torch.int64)
+    return (labels.sum(axis, dtype=torch.int64) == 1).all() & (labels >= 0).all()
 
 
 def refuse_faults(views: Views, faults: Tensor, class_names: Sequence[str] = ()) -> None:

@@ -30,16 +30,12 @@ def empty(summary_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def enter(ledger: Tensor, faults: Tensor | None, summary: Tensor | None) -> Tensor:
     """The ledger after one more update; `faults` is None where there can't be any. Waits for no device."""
-    entry = torch.zeros_like(ledger)
-    entry[UPDATES] = 1
+    updates, found, first, total = ledger[:1] + 1, ledger[FAULTS], ledger[FIRST], ledger[SUMMARY]
+    if faults is not None:
+        found, first = found + faults, torch.where(faults > 0, torch.minimum(first, updates), first)
     if summary is not None:
-        entry[SUMMARY] = summary.flatten()
-    if faults is None:
-        return ledger + entry
-    entry[FAULTS] = faults
-    after = ledger + entry
-    after[FIRST] = torch.where((faults > 0) & (ledger[FIRST] == NEVER), after[UPDATES], ledger[FIRST])
-    return after
+        total = total + summary.flatten()
+    return torch.cat((updates, found, first, total))
 
 
 def add(ledgers: Tensor) -> Tensor:

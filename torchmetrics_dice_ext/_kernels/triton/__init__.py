@@ -33,7 +33,7 @@ MOST_TILES = 255  # of a program: some counters have eight bits
 PROGRAMS = 16  # for each multiprocessor
 LANES = 32  # classes or labels, at most, that threads read side by side
 
-MOST_BINNED = {Form.SCORES: 254, Form.LABELS: 126, Form.ONE_HOT: 254}  # classes that histograms on the chip can hold
+MOST_BINNED = 254  # classes that histograms on the chip can hold
 MOST_TABLES = 32  # between which the traffic of more classes than that is divided
 TABLE_BYTES = 1 << 24  # that these may take together
 REGIONS = 8  # that one launch counts
@@ -63,7 +63,17 @@ def _unusable(index: int) -> str | None:
     major, minor = torch.cuda.get_device_capability(index)
     if major < 8:
         return f"The GPU has compute capability {major}.{minor}, less than 8.0."
-    return _missing()
+    return _missing() or _unable_to_start()
+
+
+def _unable_to_start() -> str | None:
+    """Why Triton can't launch kernels, or None: its launcher needs a C compiler and a folder to write to."""
+    try:
+        driver: Any = importlib.import_module("triton.runtime").driver
+        driver.active.get_current_target()
+    except Exception as error:  # of many kinds: no compiler, no headers, no driver
+        return f"Triton can't start ({error})."
+    return None
 
 
 @functools.cache
@@ -193,13 +203,14 @@ def _count_labels(views: LabelViews) -> tuple[Tensor, Tensor]:
             words = _region_words(views.regions[first : first + REGIONS], size)
             _launch_labels(views, counts[:, first:], faults, "REGIONS", words=words, report=first == 0)
         return counts, faults
-    if size <= MOST_BINNED[views.preds_form]:
+    if size <= MOST_BINNED:
         counts, faults, _ = _outputs(views)
         _launch_labels(views, counts, faults, "HISTOGRAMS")
         return counts, faults
     counts, faults, tables = _outputs(views, max(1, min(MOST_TABLES, TABLE_BYTES // (32 * samples * size))))
     _launch_labels(views, counts, faults, "ATOMICS", tables=tables.shape[0])
     counts = tables.sum(0) if tables.shape[0] > 1 else counts
+    counts[:, :, 1:3] += counts[:, :, :1]
     counts[:, :, 3] = counts[:, :, 2].sum(1, keepdim=True)
     return counts, faults
 
@@ -220,7 +231,8 @@ def _launch_labels(
     sizes, (preds_steps, target_steps, mask_steps) = _space(views)
     voxels = math.prod(sizes)
     row = _row(preds, preds_steps, size) if views.preds_form is Form.SCORES else 1
-    most = TILE if views.preds_form is Form.SCORES or method == "REGIONS" else 4 * TILE
+    little = views.preds_form is views.target_form is Form.LABELS and method != "REGIONS"
+    most = 4 * TILE if little else TILE
     tile = min(_tile(preds, voxels), max(THREADS, min(most, 8 * TILE // row)))
     programs = _programs(preds.device, views.space[0], voxels, tile)
     device.count_labels[(views.space[0] * programs,)](
@@ -252,6 +264,7 @@ def _launch_labels(
         WIDE=voxels >= WIDE,
         BLOCK=tile,
         num_warps=THREADS // 32,
+        enable_fp_fusion=False,  # nothing to fuse; Triton 3.9 asks to be told
     )
 
 
@@ -343,6 +356,7 @@ def _launch_masks(views: MaskViews, counts: Tensor, faults: Tensor, first: int, 
         BLOCK=tile,
         ROW=row,
         num_warps=THREADS // 32,
+        enable_fp_fusion=False,  # nothing to fuse; Triton 3.9 asks to be told
     )
 
 

@@ -32,6 +32,12 @@ def _offsets(index, sizes, strides, WIDE: tl.constexpr):
 
 
 @triton.jit
+def _tiles(voxels, BLOCK: tl.constexpr):
+    """How many tiles hold so many voxels."""
+    return tl.cdiv(tl.cast(voxels, tl.int64), BLOCK)  # int32 voxels just below 2^31 would overflow
+
+
+@triton.jit
 def _number(values):
     """The same values in a dtype that is compared fast, with constants too; uint64 wraps around as in PyTorch."""
     dtype: tl.constexpr = values.dtype
@@ -95,9 +101,22 @@ def _read_scores(pointers, inside, stride, SIZE: tl.constexpr, STEP: tl.constexp
 
 @triton.jit
 def _read_score_rows(pointers, inside, stride, SIZE: tl.constexpr, ROW: tl.constexpr):
-    """The first maximum; wrong where there is a NaN. Threads lie side by side along ROW classes."""
-    dtype: tl.constexpr = tl.float64 if pointers.dtype.element_ty == tl.float64 else tl.float32
-    best = tl.full(inside.shape, float("-inf"), dtype)
+    """The first maximum; wrong where there is a NaN. Threads lie side by side along ROW classes.
+
+    Scores of up to 32 bits become the upper halves of integers in the same order, NaN above all, and the class the
+    lower half, the first one above the others: one maximum says it all.
+    """
+    if pointers.dtype.element_ty != tl.float64:
+        top = tl.full(inside.shape, -(2**63), tl.int64)
+        for start in range(0, SIZE, ROW):
+            c = start + tl.arange(0, ROW)
+            held = inside[:, None] & (c < SIZE)[None, :]
+            value = _number(tl.load(pointers[:, None] + (c * stride)[None, :], mask=held, other=float("-inf")))
+            bits = tl.where(value == 0, 0.0, value).to(tl.int32, bitcast=True)  # -0.0 is no less than 0.0
+            order = tl.where(value != value, 0x7FFFFFFF, bits ^ ((bits >> 31) & 0x7FFFFFFF))
+            top = tl.maximum(top, tl.max((order.to(tl.int64) << 32) | (0x7FFFFFFF - c)[None, :], axis=1))
+        return 0x7FFFFFFF - (top & 0x7FFFFFFF).to(tl.int32), (top >> 32) == 0x7FFFFFFF
+    best = tl.full(inside.shape, float("-inf"), tl.float64)
     label = tl.zeros(inside.shape, tl.int32)
     wrong = tl.zeros(inside.shape, tl.int1)
     for start in range(0, SIZE, ROW):
@@ -113,17 +132,30 @@ def _read_score_rows(pointers, inside, stride, SIZE: tl.constexpr, ROW: tl.const
 
 
 @triton.jit
-def _read_one_hot(pointers, inside, stride, SIZE: tl.constexpr):
-    """The first class that is 1, else -1; wrong where not exactly one is 1 and the others 0."""
+def _take_entry(label, ones, wrong, value, c):
+    """Take the entry of class `c`: the first 1, how many there are, and whether something is neither 1 nor 0."""
+    one = value == 1
+    label = tl.where(one & (ones == 0), c, label)
+    return label, ones + one.to(tl.int32), wrong | ((value != 0) & (value != 1))
+
+
+@triton.jit
+def _read_one_hot(pointers, inside, stride, SIZE: tl.constexpr, STEP: tl.constexpr = 8):
+    """The first class that is 1, else -1; wrong where not exactly one is 1 and the others 0.
+
+    The loop is written out as that of `_read_scores` is, so that several loads are under way.
+    """
     label = tl.full(inside.shape, -1, tl.int32)
     ones = tl.zeros(inside.shape, tl.int32)
     wrong = tl.zeros(inside.shape, tl.int1)
-    for c in range(SIZE):
+    written: tl.constexpr = SIZE if SIZE <= 16 else SIZE % STEP
+    for c in tl.static_range(written):
         value = _number(tl.load(pointers + c * stride, mask=inside, other=0))
-        one = value == 1
-        label = tl.where(one & (ones == 0), c, label)
-        ones += one.to(tl.int32)
-        wrong = wrong | ((value != 0) & (value != 1))
+        label, ones, wrong = _take_entry(label, ones, wrong, value, c)
+    for start in range(written, SIZE, STEP):
+        for step in tl.static_range(STEP):
+            value = _number(tl.load(pointers + (start + step) * stride, mask=inside, other=0))
+            label, ones, wrong = _take_entry(label, ones, wrong, value, start + step)
     return label, wrong | (ones != 1)
 
 
@@ -180,11 +212,11 @@ def _add_histograms(counts, faults, preds_bins, target_bins, SIZE: tl.constexpr,
 
 @triton.jit
 def _add_voxels(counts, preds, target, counted):
-    """Add every voxel to a table of its sample; the support is left out."""
+    """Add every voxel to a table of its sample: hits as I alone, others to P and T; the support is left out."""
     one = tl.full(counted.shape, 1, tl.int64)
-    tl.atomic_add(counts + preds.to(tl.int64) * 4, one, mask=counted & (preds == target), sem="relaxed")
-    tl.atomic_add(counts + preds.to(tl.int64) * 4 + 1, one, mask=counted, sem="relaxed")
-    tl.atomic_add(counts + target.to(tl.int64) * 4 + 2, one, mask=counted, sem="relaxed")
+    hit = preds == target
+    tl.atomic_add(counts + preds.to(tl.int64) * 4 + tl.where(hit, 0, 1), one, mask=counted, sem="relaxed")
+    tl.atomic_add(counts + target.to(tl.int64) * 4 + 2, one, mask=counted & ~hit, sem="relaxed")
 
 
 # Counting by region.
@@ -220,7 +252,7 @@ def _add_regions(counts, both, preds, target, rest, NUM_REGIONS: tl.constexpr):
         tl.atomic_add(row + 3, support, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["counts_stride", "table_stride", "tables", "programs"])
 def count_labels(
     preds,
     target,
@@ -255,7 +287,7 @@ def count_labels(
     Programs share the tables between them; their sum is what is asked for. METHOD is one of
 
     - HISTOGRAMS, for few classes: BINS, a power of two, on the chip for target and twice as many for preds;
-    - ATOMICS, for many: every voxel is added to a table in memory, the support is left out;
+    - ATOMICS, for many: every voxel is added to a table in memory; P and T lack the hits, and the support is left out;
     - REGIONS, for up to eight whose labels are the bits of WORDS: each has a byte of counters that every thread keeps.
 
     Threads read ROW classes of preds side by side, or voxels where that is 1. KINDS are the faults of preds, of target
@@ -277,7 +309,7 @@ def count_labels(
     target_regions = tl.zeros((BLOCK,), tl.int64)
     rest = tl.zeros((BLOCK,), tl.int32)
 
-    for tile in range(program % programs, tl.cdiv(voxels, BLOCK), programs):
+    for tile in range(program % programs, _tiles(voxels, BLOCK), programs):
         index = tl.cast(tile, tl.int64) * BLOCK + tl.arange(0, BLOCK)
         inside = index < voxels
         preds_at = preds + _offsets(index, sizes, preds_strides, WIDE)
@@ -318,7 +350,7 @@ def count_labels(
                 tl.atomic_add(faults + KINDS[kind], _byte_sum(rest, 1 + kind), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["counts_stride", "labels", "programs"])
 def count_masks(
     preds,
     target,
@@ -358,7 +390,7 @@ def count_masks(
 
     found = tl.zeros((BLOCK, ROW), tl.int32)
     faulty = tl.zeros((BLOCK, ROW), tl.int32)
-    for tile in range(program % programs, tl.cdiv(voxels, BLOCK), programs):
+    for tile in range(program % programs, _tiles(voxels, BLOCK), programs):
         index = tl.cast(tile, tl.int64) * BLOCK + tl.arange(0, BLOCK)
         inside = (index < voxels)[:, None] & (label < labels)[None, :]
         p = _number(tl.load(preds + _offsets(index, sizes, preds_strides, WIDE)[:, None], mask=inside, other=0))
