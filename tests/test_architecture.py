@@ -1,6 +1,7 @@
 """The house: what may import what, what an import pulls in, and that the public functions compile as one graph."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,13 @@ def test_counts_compile_as_one_graph(from_logits: bool) -> None:
 
     compiled = torch.compile(count, fullgraph=True, backend="aot_eager")(preds, target)
     assert all(torch.equal(a, b) for a, b in zip(compiled, count(preds, target), strict=True))
+
+
+@pytest.mark.parametrize("name", ["MulticlassDiceScore", "BinaryFBetaScore", "MultilabelSpecificity"])
+def test_the_docstring_of_a_score_explains_the_options(name: str) -> None:
+    text = inspect.getdoc(getattr(torchmetrics_dice_ext, name))
+    assert text.splitlines()[0].endswith("for the formula.")
+    options = [
+        line.strip().partition(":")[0] for line in text.partition("Args:")[2].splitlines() if line[:4] == " " * 4
+    ]
+    assert {"aggregation_level", "ignore_index", "zero_division", "validate_args"} <= set(options)

@@ -21,8 +21,8 @@ def overlap_counts(preds: Tensor, target: Tensor, task: Task, **options: Unpack[
     """Overlap counts of every sample and class.
 
     Args:
-        preds: Predictions as the task takes them, see the README's table.
-        target: Reference, likewise.
+        preds: As `dice_score` takes them.
+        target: Likewise.
         task: "binary", "multiclass" or "multilabel".
         **options: See the module's docstring.
 
@@ -61,6 +61,8 @@ def which_backend(
 
     Raises:
         RuntimeError: The variable names a backend that can't serve this input.
+        ValueError: Shapes or options that don't fit, or a variable that names no backend.
+        TypeError: Wrong types or dtypes.
 
     Example:
         >>> import torch

@@ -22,8 +22,11 @@ def dice_score(preds: Tensor, target: Tensor, task: Task, **options: Unpack[Scor
     .. math:: \frac{2I}{P + T}
 
     Args:
-        preds: Predictions as the task takes them, see the README's table.
-        target: Reference, likewise.
+        preds: Binary `(N, ...)` or `(N, 1, ...)`, multilabel `(N, L, ...)`: float probabilities (or logits, with
+            `from_logits`), or int or bool in {0, 1}. Multiclass `(N, C, ...)` float scores, of which the first maximum
+            wins, integer labels `(N, ...)`, or one-hot. float64, float32, float16, bfloat16, any integer dtype, bool.
+        target: Binary and multilabel {0, 1} of preds' shape, of any dtype; multiclass labels `(N, ...)` of an integer
+            dtype, or floats that hold whole numbers, or one-hot.
         task: "binary", "multiclass" or "multilabel".
         **options: See the module's docstring.
 
@@ -73,7 +76,7 @@ def jaccard_index(preds: Tensor, target: Tensor, task: Task, **options: Unpack[S
 
 
 def precision(preds: Tensor, target: Tensor, task: Task, **options: Unpack[ScoreOptions]) -> Tensor:
-    r"""Precision, the share of the prediction that is right.
+    r"""Precision, the share of the prediction that is right (Taha and Hanbury 2015).
 
     .. math:: \frac{I}{P}
 
@@ -101,7 +104,7 @@ def precision(preds: Tensor, target: Tensor, task: Task, **options: Unpack[Score
 
 
 def recall(preds: Tensor, target: Tensor, task: Task, **options: Unpack[ScoreOptions]) -> Tensor:
-    r"""Recall (sensitivity), the share of the target that is found.
+    r"""Recall (sensitivity), the share of the target that is found (Taha and Hanbury 2015).
 
     .. math:: \frac{I}{T}
 
@@ -129,7 +132,7 @@ def recall(preds: Tensor, target: Tensor, task: Task, **options: Unpack[ScoreOpt
 
 
 def specificity(preds: Tensor, target: Tensor, task: Task, **options: Unpack[ScoreOptions]) -> Tensor:
-    r"""Specificity, the share of the voxels outside the class that are left out of it.
+    r"""Specificity, the share of the voxels outside the class that are left out of it (Taha and Hanbury 2015).
 
     .. math:: \frac{V' - P - T + I}{V' - T}
 

@@ -54,6 +54,13 @@ class OverlapMetric(CountState):
         super().__init__(reading, validate_args, **kwargs)
         self._shown = shown
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """The docstring of a score goes on with that of its task, which explains the options."""
+        super().__init_subclass__(**kwargs)
+        task = cls.__mro__[1]
+        if cls.__doc__ and task.__doc__ and task is not OverlapMetric:
+            cls.__doc__ = cls.__doc__.rstrip() + "\n\n" + task.__doc__.partition("\n\n")[2]
+
     def update(
         self,
         preds: Tensor,

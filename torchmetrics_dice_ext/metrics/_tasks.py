@@ -73,7 +73,8 @@ class MulticlassOverlapMetric(OverlapMetric):
     Args:
         num_classes: C, at least 2.
         average: "macro", "micro", "weighted" (by target cardinality) or "none" (one score per class).
-        aggregation_level: As for the binary task.
+        aggregation_level: "global" (default) pools the counts of all data; "samplewise" scores each sample, "casewise"
+            each case of `case_ids`, classes first, then takes the mean over those that have a score.
         include_background: Whether class 0 is scored; its voxels count as false positives of others in any case.
         class_dim: The class axis; -1 for channels-last.
         input_format: "auto" reads two integer tensors of one shape as label maps; "one-hot", "index".
@@ -133,7 +134,8 @@ class MultilabelOverlapMetric(OverlapMetric):
         threshold: A float is positive above it, in (0, 1); one number or one per label.
         from_logits: Whether float preds are logits.
         average: "macro", "micro", "weighted" (by target cardinality) or "none" (one score per label).
-        aggregation_level: As for the binary task.
+        aggregation_level: "global" (default) pools the counts of all data; "samplewise" scores each sample, "casewise"
+            each case of `case_ids`, classes first, then takes the mean over those that have a score.
         class_dim: The label axis; -1 for channels-last.
         ignore_index: Target values whose elements are void.
         zero_division: The score of a label whose denominator is 0: "nan" (skipped by averages) or a number in [0, 1].

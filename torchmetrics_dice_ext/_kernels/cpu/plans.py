@@ -195,7 +195,7 @@ def _element_reading(dtype: torch.dtype, ignore_index: tuple[int, ...]) -> Readi
 @functools.cache
 def _threshold_reading(dtype: torch.dtype, cutoffs: tuple[float, ...], probabilities: bool) -> Reading:
     low, high = (-TOLERANCE, 1 + TOLERANCE) if probabilities else (-math.inf, math.inf)
-    bounds = torch.tensor([low, high, *cutoffs], dtype=dtype, device="cpu")  # rounded, as PyTorch does before it compares
+    bounds = torch.tensor([low, high, *cutoffs], dtype=dtype, device="cpu")  # rounded, as PyTorch compares them
     bits = bounds.view(_INTEGERS[dtype.itemsize])
     magnitude = torch.iinfo(bits.dtype).max
     # by its bits what is negative is larger than all numbers that aren't, and so is NaN
