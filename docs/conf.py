@@ -33,7 +33,10 @@ _ELSEWHERE = re.compile(r"(torch|torchmetrics)\.|torchmetrics_dice_ext\.(\w+\.)*
 
 
 def _plain_sections(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Drop the floors and what a score's class repeats of its task's, and let napoleon read "Options (keyword-only):" and names of arguments on two lines."""
+    """Drop the floors, and what a score's class repeats of its task's.
+
+    Let napoleon read "Options (keyword-only):" and names of arguments on two lines.
+    """
     lines[:1] = [re.sub(r"^Floor \d: (.)", lambda start: start[1].upper(), line) for line in lines[:1]]
     if what == "class" and "_hard" in obj.__module__:
         del lines[lines.index("") if "" in lines else len(lines) :]
