@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import math
+import pickle
 import random
 import statistics
 import time
@@ -585,3 +586,11 @@ def test_unusable_intervals_are_refused(options: dict[str, Any]) -> None:
     metric = feed(casewise(), slices(), 4)
     with pytest.raises(ValueError, match=next(iter(options))):
         metric.confidence_interval(**options)
+
+
+@pytest.mark.parametrize("case", ["ääää", "1234567ä", "\udcff as a file system gives it", "", "a\0", "日本語の症例"])
+def test_any_string_names_a_case(case: str) -> None:
+    metric = MulticlassDiceScore(2, aggregation_level="casewise")
+    labels = torch.tensor([[0, 1], [1, 1]])
+    metric.update(labels, labels, case_ids=[case, f"{case} again"])
+    assert {row["case"] for row in pickle.loads(pickle.dumps(metric)).per_case()} == {case, f"{case} again"}

@@ -440,8 +440,8 @@ def test_nothing_but_the_outputs_is_written(monkeypatch: pytest.MonkeyPatch) -> 
     poison, zeros = 0x5A5A5A5A5A5A5A5A, torch.zeros
     guarded: list[Tensor] = []
 
-    def between_guards(*shape: int, dtype: torch.dtype) -> Tensor:
-        memory = torch.full((math.prod(shape) + 64,), poison, dtype=dtype)
+    def between_guards(*shape: int, dtype: torch.dtype, device: str) -> Tensor:
+        memory = torch.full((math.prod(shape) + 64,), poison, dtype=dtype, device=device)
         guarded.append(memory)
         memory[32:-32] = 0
         return memory[32:-32].view(shape)

@@ -161,3 +161,25 @@ for metric in metrics:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("mode", ["eager", "deferred"])
+def test_metrics_tell_what_the_classes_are_called(mode):
+    metric = tde.MulticlassDiceScore(3, class_names=["air", "liver", "tumor"], validate_args=mode)
+    with pytest.raises(ValueError, match=r"labels from 0 to 2 \(air, liver, tumor\)"):
+        metric.update(MAP, MAP + 7) or metric.compute()
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [("binary", "excluded, got"), ("multilabel", r"excluded \(or one per label\)")]
+)
+def test_thresholds_lie_between_0_and_1(task, words):
+    sizes = {"num_labels": 2} if task == "multilabel" else {}
+    with pytest.raises(ValueError, match=f"`threshold` must be a number between 0 and 1, both {words}"):
+        tde.DiceScore(task=task, threshold=1.0, **sizes)
+
+
+def test_a_score_for_empty_classes_is_a_score():
+    for wrong in (1.0001, -0.0001, True, None):
+        with pytest.raises(ValueError, match="`zero_division` must be 'nan' or a number from 0 to 1"):
+            tde.BinaryDiceScore(zero_division=wrong)

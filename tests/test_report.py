@@ -624,3 +624,10 @@ def test_plots_say_which_score_they_show() -> None:
 
 def test_scores_may_come_from_a_file_of_settings() -> None:
     assert "fbeta" in OverlapReport("binary", ["dice", ["fbeta", {"beta": 2}]])
+
+
+def test_a_member_has_the_classes_of_its_score() -> None:
+    metric = fed(report(), batches())
+    for name, single in (("recall", MulticlassRecall), ("dice", MulticlassDiceScore)):
+        classes = fed(single(4, class_names=NAMES), batches()).per_class()
+        assert same_dict(metric[name].per_class(), classes)
