@@ -13,9 +13,9 @@ from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
 from torchmetrics_dice_ext._tiles import Box, cut, cut_channels, tiles
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
-TILES = 1 << 13, 1 << 17  # elements of a tile: voxels, or the answers of all labels, at least and at most
-BLOCKS = 1 << 15, 1 << 20  # scores of which the first maximum is sought at once
-SHARE = 600  # bytes of preds for each element of a tile, so that temporaries are small beside them
+TILES = 1 << 14, 1 << 17  # voxels of a tile, or answers of all labels to them, at least and at most
+BLOCKS = 1 << 16, 1 << 20  # scores of which the first maximum is sought at once
+SHARE = 800  # bytes of preds for each voxel of a tile, twice as many as for an answer: temporaries are a tenth of that
 MAX_PAIRS = 1 << 20  # entries of the table of label pairs that are worth keeping
 
 _DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
@@ -35,10 +35,10 @@ def count_views(views: Views) -> tuple[Tensor, Tensor]:
     return _count_labels(views)
 
 
-def _budget(views: Views, bounds: tuple[int, int], bytes_each: int) -> int:
-    """How many elements to take at once."""
+def _at_once(views: Views, bounds: tuple[int, int], share: int) -> int:
+    """How many elements to take at once, one for each `share` bytes of preds."""
     least, most = bounds
-    return min(most, max(least, views.preds.nbytes // bytes_each))
+    return min(most, max(least, views.preds.nbytes // share))
 
 
 def void_values(ignore_index: tuple[int, ...], dtype: torch.dtype) -> list[int]:
@@ -75,7 +75,7 @@ def _count_labels(views: LabelViews) -> tuple[Tensor, Tensor]:
         return _count_labels_apart(views)
     pairs = torch.zeros(samples, rows, columns, dtype=torch.int64, device=device)
     first = (torch.arange(samples, dtype=torch.int32, device=device).unsqueeze(1) * rows + 1) * columns + 1
-    for box in tiles(views.space, _budget(views, TILES, SHARE)):
+    for box in tiles(views.space, _at_once(views, TILES, SHARE)):
         preds, target = _preds_codes(views, box), _target_codes(views, box)
         _tally(pairs, torch.add(preds, target, alpha=columns).add_(first[box[0]]))
     of_preds, of_target = pairs.sum((0, 1)) - pairs[:, size + 2].sum(0), pairs.sum((0, 2))
@@ -93,7 +93,7 @@ def _count_labels_apart(views: LabelViews) -> tuple[Tensor, Tensor]:
     regions = [_members(labels, codes, device) for labels in views.regions or ()]
     region_counts = torch.zeros(samples, len(regions), 4, dtype=torch.int64, device=device)
     first = torch.arange(samples, device=device).unsqueeze(1) * 3 * codes + 1
-    for box in tiles(views.space, _budget(views, TILES, SHARE)):
+    for box in tiles(views.space, _at_once(views, TILES, SHARE)):
         preds, target = _preds_codes(views, box), _target_codes(views, box)
         _tally(of_preds, torch.where(target == void, void, preds) + 1)
         _tally(of_target, target + 1)
@@ -163,7 +163,7 @@ def _preds_codes(views: LabelViews, box: Box) -> Tensor:
     size = views.num_classes
     if views.preds_form is Form.SCORES:
         scores = cut_channels(views.preds, box)
-        most = _budget(views, BLOCKS, SHARE // 4)
+        most = _at_once(views, BLOCKS, SHARE // 4)
         blocks = scores.split(max(1, most // (size * max(1, scores.shape[0]))), dim=2)
         return torch.cat([_first_maximum(block) for block in blocks], dim=1)
     if views.preds_form is Form.ONE_HOT:
@@ -224,7 +224,7 @@ def _integer_codes(values: Tensor, size: int) -> Tensor:
         values = values.to(torch.float32)  # where C is exact
     if values.element_size() > 2 or values.is_floating_point():
         return _comparable(values).clamp(-1, size).to(torch.int32)
-    return values.to(torch.int32).clamp(-1, size)
+    return values.to(torch.int32).clamp_(-1, size)
 
 
 def valid_entries(views: Views, box: Box) -> Tensor:
@@ -255,7 +255,7 @@ def _count_masks(views: MaskViews) -> tuple[Tensor, Tensor]:
     samples, labels, device = views.preds.shape[0], views.num_outputs, views.preds.device
     faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=device)
     counts = torch.zeros(samples, labels, 4, dtype=torch.int64, device=device)
-    for box in tiles(views.space, max(1, _budget(views, TILES, SHARE) // max(1, labels))):
+    for box in tiles(views.space, max(1, _at_once(views, TILES, SHARE // 2) // max(1, labels))):
         target = _comparable(cut_channels(views.target, box))
         ones = target == 1
         proper = ones | (target == 0)
