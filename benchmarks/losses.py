@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from benchmarks.measuring import setting
 
 CLASSES, EDGE, REPEATS = 14, 96, 7
 MIB = 2**20
@@ -111,12 +111,10 @@ def main() -> None:
     for peer, ours in PEERS.items():
         if abs(rows[peer]["loss"] - rows[ours]["loss"]) > 1e-5:
             raise SystemExit(f"{ours} gives {rows[ours]['loss']}, its peer {rows[peer]['loss']}.")
-    machine = torch.cuda.get_device_name() if args.device == "cuda" else f"{os.cpu_count()} CPU cores"
-    setting = {"shape": [1, CLASSES, EDGE, EDGE, EDGE], "device": args.device, "machine": machine}
-    setting |= {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
+    written = {"setting": {"shape": [1, CLASSES, EDGE, EDGE, EDGE], **setting(args.device)}, "losses": rows}
     RESULTS.mkdir(exist_ok=True)
     result = RESULTS / f"losses-{args.device}.json"
-    result.write_text(json.dumps({"setting": setting, "losses": rows}, indent=2) + "\n")
+    result.write_text(json.dumps(written, indent=2) + "\n")
 
 
 if __name__ == "__main__":

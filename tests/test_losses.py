@@ -1,9 +1,11 @@
 """Losses against NumPy and MONAI, their gradients, bounds, dtypes and modes; and why other losses leave [0, 1]."""
 
 import copy
+import inspect
 import itertools
 import math
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from torchmetrics_dice_ext._soft_counts import count_soft
 from torchmetrics_dice_ext.losses import (
     DiceLoss,
     GeneralizedDiceLoss,
+    LossOptions,
     TverskyLoss,
     dice_loss,
     generalized_dice_loss,
@@ -85,19 +88,19 @@ def oracle_loss(
 
         def fraction(i: float, p: float, t: float) -> tuple[float, float]:
             if name.startswith(("tversky", "focal")):
-                return i + smooth, i + alpha * (p - i) + beta * (t - i) + smooth
-            return 2 * i + smooth, p + t + smooth
+                return i, i + alpha * (p - i) + beta * (t - i)
+            return 2 * i, p + t
 
         def loss_of(i: float, p: float, t: float) -> float:
             numerator, denominator = fraction(i, p, t)
-            return (1 - numerator / denominator) ** gamma
+            return (1 - (numerator + smooth) / (denominator + smooth)) ** gamma
 
         kept = [c for c, counted in enumerate(takes_part) if counted]
         if name.startswith("generalized"):
             power = {"square": 2, "simple": 1, "linear": 0}[kind]
             most = max((rows[c][2] ** -power for c in kept if rows[c][2] > 0), default=1.0)
             by_volume = {c: w[c] * (rows[c][2] ** -power if rows[c][2] > 0 else most) for c in kept}
-            parts = np.array([np.array(fraction(*rows[c][:3])) * by_volume[c] for c in kept]).sum(axis=0)
+            parts = np.array([np.array(fraction(*rows[c][:3])) * by_volume[c] for c in kept]).sum(axis=0) + smooth
             found.append(1 - parts[0] / parts[1] if kept else math.nan)
         elif average == "micro":
             sums = [sum(w[c] * rows[c][k] for c in kept) for k in range(3)]
@@ -153,9 +156,43 @@ def test_class_weights_weight_the_average(name: str, average: str, background: b
     weights = [0.2, 3.0, 1.0]
     loss = make(name, "multiclass", average=average, class_weights=weights, include_background=background)
     wanted = oracle_loss(name, counts, "multiclass", average=average, weights=weights, background=background)
-    assert loss(preds, target).item() == pytest.approx(wanted, rel=1e-6)  # the module keeps weights as float32
+    assert loss(preds, target).item() == pytest.approx(wanted, rel=1e-12)
     equal = make(name, "multiclass", average=average, class_weights=torch.full((3,), 0.25))
     assert torch.equal(equal(preds, target), make(name, "multiclass", average=average)(preds, target))
+
+
+WEIGHTED: list[tuple[type[nn.Module], dict[str, Any]]] = [
+    (GeneralizedDiceLoss, {}),
+    (GeneralizedDiceLoss, {"smooth": 0.5}),
+    *((DiceLoss, {"average": average}) for average in AVERAGES[:3]),
+    (DiceLoss, {"average": "micro", "smooth": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("loss", "options"), WEIGHTED)
+@pytest.mark.parametrize("scale", [1e39, 1e308, 1e-46, 5e-324])
+def test_only_the_ratios_of_class_weights_matter(loss: Any, options: dict[str, Any], scale: float) -> None:
+    preds, target = sparse("multiclass")
+    wanted = gradient(loss("multiclass", 3, **options), preds, target)
+    assert wanted[0] > 0.1
+    given = gradient(loss("multiclass", 3, class_weights=[scale] * 3, **options), preds, target)
+    assert torch.equal(given[0], wanted[0])
+    assert torch.equal(given[1], wanted[1])
+    heavy = loss("multiclass", 3, class_weights=[1e39, 1.0, 1.0], **options)(preds, target)
+    alone = loss("multiclass", 3, class_weights=[1.0, 0.0, 0.0], **options)(preds, target)
+    torch.testing.assert_close(heavy, alone, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(("loss", "options"), WEIGHTED)
+def test_class_weights_keep_their_digits_in_any_dtype_of_the_module(loss: Any, options: dict[str, Any]) -> None:
+    preds, target = sparse("multiclass")
+    weights = {"class_weights": [0.1, 0.37, 0.77]}
+    function = dice_loss if loss is DiceLoss else generalized_dice_loss
+    wanted = function(preds, target, "multiclass", 3, **weights, **options)  # type: ignore[operator]
+    module = loss("multiclass", 3, **weights, **options)
+    for moved in (module, module.half(), module.to(torch.bfloat16), module.double(), nn.Sequential(module).half()[0]):
+        assert torch.equal(moved(preds, target), wanted)
+    assert module.to("meta").class_weights.device.type == "meta"
 
 
 @each_task
@@ -248,6 +285,39 @@ def test_with_smoothing_absent_classes_take_part_as_in_monai() -> None:
     torch.testing.assert_close(slope, wanted_slope, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(("kind", "theirs"), [("square", "square"), ("simple", "simple"), ("linear", "uniform")])
+@pytest.mark.parametrize("smooth", [1e-5, 1.0])
+def test_smoothing_is_added_to_the_ratio_of_generalized_dice_as_in_monai(
+    smooth: float, kind: str, theirs: str, background: bool, pooled: bool
+) -> None:
+    losses = pytest.importorskip("monai.losses")
+    preds, target = sparse("multiclass") if background or pooled else batch("multiclass", from_logits=True)
+    options: dict[str, Any] = {"include_background": background}
+    level = "global" if pooled else "samplewise"
+    mine = GeneralizedDiceLoss("multiclass", 3, weight_type=kind, smooth=smooth, aggregation_level=level, **options)  # type: ignore[arg-type]
+    options |= {"softmax": True, "to_onehot_y": True, "smooth_nr": smooth, "smooth_dr": smooth}
+    value, slope = gradient(mine, preds, target)
+    wanted, wanted_slope = gradient(
+        losses.GeneralizedDiceLoss(w_type=theirs, batch=pooled, **options), preds, target.unsqueeze(1)
+    )
+    torch.testing.assert_close(value, wanted, rtol=1e-6, atol=0)  # MONAI's weights are float32
+    torch.testing.assert_close(slope, wanted_slope, rtol=1e-5, atol=1e-9)
+
+
+def test_smoothed_tversky_equals_monai() -> None:
+    losses = pytest.importorskip("monai.losses")
+    preds, target = sparse("multiclass")
+    common = {"softmax": True, "to_onehot_y": True, "smooth_nr": 0.5, "smooth_dr": 0.5}
+    pairs = [
+        (losses.TverskyLoss(alpha=0.3, beta=0.7, **common), make("tversky", "multiclass", smooth=0.5)),
+        (losses.DiceLoss(jaccard=True, **common), TverskyLoss("multiclass", 3, alpha=1, beta=1, smooth=0.25)),
+    ]
+    for theirs, mine in pairs:
+        torch.testing.assert_close(mine(preds, target), theirs(preds, target.unsqueeze(1)), rtol=1e-6, atol=0)
+
+
 # gradients
 
 
@@ -268,8 +338,11 @@ def test_gradients_are_those_of_the_formula(name: str, task: str, from_logits: b
 @pytest.mark.parametrize("smooth", [0.0, 1.0])
 def test_gradients_of_every_average(average: str, level: str, smooth: float) -> None:
     preds, target = sparse("multiclass")
-    loss = make("focal tversky", "multiclass", average=average, aggregation_level=level, smooth=smooth)
-    assert torch.autograd.gradcheck(lambda p: loss(p, target), (preds.requires_grad_(),), fast_mode=True)
+    losses = [make("focal tversky", "multiclass", average=average, aggregation_level=level, smooth=smooth)]
+    if average == "macro":
+        losses.append(make("generalized dice", "multiclass", aggregation_level=level, smooth=smooth))
+    for loss in losses:
+        assert torch.autograd.gradcheck(lambda p, loss=loss: loss(p, target), (preds.requires_grad_(),), fast_mode=True)
 
 
 def test_gradients_by_tiles_and_layouts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +394,7 @@ EXTREMES = (0.0, 1.0, -1.0, 30.0, -30.0, 88.8, 1e4, -1e4, 6e4, -6e4)
 @each_loss
 @each_task
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("smooth", [0.0, 1e-5])
+@pytest.mark.parametrize("smooth", [0.0, 1e-5, 1.0])
 def test_extremes_are_bounded_and_have_finite_gradients(
     name: str, task: str, dtype: torch.dtype, smooth: float
 ) -> None:
@@ -529,6 +602,12 @@ def test_functions_compile_too() -> None:
     torch.testing.assert_close(compiled(preds, target), total(preds, target))
 
 
+def test_transforms_of_torch_func_say_that_they_are_not_supported() -> None:
+    preds, target = sparse("multiclass")
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(lambda p: dice_loss(p, target, "multiclass", 3))(preds)
+
+
 @each_task
 @pytest.mark.parametrize("validate_args", ["deferred", False])
 def test_losses_never_wait_for_the_device(task: str, validate_args: Any) -> None:
@@ -569,7 +648,34 @@ def test_modules_travel() -> None:
     assert not loss.state_dict()
     for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
         assert torch.equal(other(preds, target), loss(preds, target))
-    assert repr(loss) == "TverskyLoss(task='multiclass', average='macro', aggregation_level='samplewise')"
+
+
+def test_a_loss_shows_what_differs_from_the_defaults() -> None:
+    shown = [
+        "DiceLoss(task='binary')",
+        "DiceLoss(task='multiclass', num_classes=3, squared=True, smooth=1.0)",
+        "DiceLoss(task='multilabel', num_labels=2, average='micro', class_weights=(1.0, 2.0), sync=True)",
+        "GeneralizedDiceLoss(task='multiclass', num_classes=3, weight_type='simple', include_background=False)",
+        "TverskyLoss(task='multiclass', num_classes=3, alpha=0.1, gamma=2.0, ignore_index=(0, 255), class_dim=-1)",
+        "TverskyLoss(task='binary', from_logits=False, aggregation_level='global', soft_target=True)",
+        "TverskyLoss(task='binary', beta=1.0, validate_args='deferred')",
+    ]
+    for text in shown:
+        assert repr(eval(text)) == text
+    assert (
+        repr(DiceLoss("multiclass", 3, smooth=0, average="macro", class_dim=1))
+        == "DiceLoss(task='multiclass', num_classes=3)"
+    )
+
+
+@pytest.mark.parametrize("loss", [DiceLoss, GeneralizedDiceLoss, TverskyLoss])
+def test_the_docstring_of_a_loss_explains_all_that_it_takes(loss: type[nn.Module]) -> None:
+    text = loss.__doc__
+    assert text is not None
+    for section in ("Args:", "Shape:", "Raises:", "Options (keyword-only, the same for all):", "Example:"):
+        assert text.count(f"\n\n{section}\n") == 1
+    taken = inspect.signature(loss).parameters.keys() - {"options"} | LossOptions.__optional_keys__
+    assert [name for name in taken if not re.search(rf"\b{name}\b", text)] == []
 
 
 # malformed input
@@ -620,13 +726,39 @@ def test_fractions_are_refused_unless_meant(task: str) -> None:
         ({"class_weights": [1.0, 2.0, 3.0], "average": "none"}, ValueError, "which `average='none'` has none of"),
         ({"gamma": 0.0}, ValueError, "`gamma` must be a number above 0"),
         ({"alpha": 0.3, "beta": 0.7, "squared": True}, ValueError, "`squared=True` needs `alpha` equal to `beta`"),
-        ({"threshold": 0.5}, TypeError, "threshold"),
+        ({"threshold": 0.5}, TypeError, "`threshold`: not needed, probabilities are never thresholded."),
+        ({"input_format": "index"}, TypeError, "`input_format`: not needed, a target of preds' shape is one-hot."),
+        ({"regions": {"all": [1, 2]}}, TypeError, "`regions`: `task='multilabel'` on unions of probabilities."),
+        ({"weight_type": "square"}, TypeError, "Unexpected options ['weight_type']; a tversky loss takes ['aggregat"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error) as raised:
         TverskyLoss("multiclass", 3, **options)
     assert text in str(raised.value)
+
+
+def test_unknown_options_are_refused_with_those_that_are_known_and_the_way_out() -> None:
+    options: dict[str, Any] = {"softmax": True, "reduction": "mean", "colour": "red"}
+    taken = sorted(LossOptions.__optional_keys__)
+    for refused in (
+        lambda: DiceLoss("multiclass", 3, **options),
+        lambda: dice_loss(torch.zeros(1, 3, 2), torch.zeros(1, 2), "multiclass", 3, **options),
+    ):
+        with pytest.raises(TypeError) as raised:
+            refused()
+        assert str(raised.value) == (
+            f"Unexpected options ['colour', 'reduction', 'softmax']; a dice loss takes {taken}."
+            " `reduction`: not needed, the loss is a mean over samples, with `average='none'` one for each class."
+            " `softmax`: `from_logits=True`, the default."
+        )
+    with pytest.raises(TypeError, match=r"Unexpected options \['gamma'\]; a dice loss takes"):
+        DiceLoss("multiclass", 3, gamma=2.0)  # type: ignore[call-arg]
+    known = sorted([*taken, "alpha", "beta", "gamma"])
+    with pytest.raises(TypeError, match=re.escape(f"a tversky loss takes {known}. `batch`: `aggregation_level='glob")):
+        TverskyLoss("binary", batch=True)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=re.escape(f"dice loss takes {sorted([*taken, 'weight_type'])}. `w_type`: `we")):
+        GeneralizedDiceLoss("binary", w_type="simple")  # type: ignore[call-arg]
 
 
 def test_options_without_meaning_are_refused() -> None:
@@ -638,8 +770,17 @@ def test_options_without_meaning_are_refused() -> None:
         DiceLoss("binary", class_weights=[1.0])
     with pytest.raises(ValueError, match="can't go with the binary Generalized Dice loss"):
         GeneralizedDiceLoss("binary", squared=True)
-    with pytest.raises(TypeError, match="must be probabilities or logits of a float dtype"):
-        DiceLoss("binary")(torch.ones(1, 3, dtype=torch.int64), torch.ones(1, 3))
+
+
+@each_loss
+@each_task
+def test_decisions_are_no_predictions_of_a_loss(name: str, task: str) -> None:
+    _, target = batch(task, from_logits=True)
+    text = (
+        r"`preds` of a loss must be logits or probabilities of a float dtype, got torch\.int64: decisions have no grad"
+    )
+    with pytest.raises(TypeError, match=text):
+        make(name, task)(target, target)
 
 
 # over ranks

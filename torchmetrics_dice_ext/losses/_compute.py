@@ -19,7 +19,6 @@ from torchmetrics_dice_ext._reductions import (
     average_classes,
     score_classes,
     score_pooled,
-    score_weighted,
     select,
     with_background,
 )
@@ -34,6 +33,11 @@ def loss_of_batch(
 ) -> Tensor:
     """Counts of each observation -> losses of observations -> their mean."""
     views = read_inputs(preds, target, mask, setting.counting, keep_graph=True)
+    if not views.preds.is_floating_point():
+        raise TypeError(
+            f"`preds` of a loss must be logits or probabilities of a float dtype, got {views.preds.dtype}: decisions"
+            f" have no gradient. Take the network's output before argmax or threshold."
+        )
     counts, faults = count_soft(views, setting.counting, squared=setting.squared, soft_target=setting.soft_target)
     if setting.raises_on(faults.device):
         _refuse(views, faults, setting)
@@ -65,15 +69,15 @@ def _refuse(views: Views, faults: Tensor, setting: Setting) -> None:
 def _observation_losses(n: OverlapCounts, class_weights: Tensor, setting: Setting) -> Tensor:
     """Losses `(observations,)`, with average "none" `(observations, K)`; nan where nothing takes part."""
     equation, average = _smoothed(setting.score.equation, setting.smooth), setting.readout.average
+    generalized = setting.score.reduces_classes
     if not setting.readout.include_background:
         n, class_weights = select(n, slice(1, None)), class_weights[1:]
-    if setting.score.reduces_classes:
-        n = with_background(n) if setting.counting.task == "binary" else n
-        scored = _taking_part(n, setting)
-        weights = volume_weights(n, scored, dict(setting.score.parameters)["weight_type"]) * class_weights
-        return 1 - score_weighted(equation, n, scored, weights, math.nan)
+    if generalized and setting.counting.task == "binary":
+        n = with_background(n)
     scored = _taking_part(n, setting)
-    if average == "micro":
+    if generalized:
+        class_weights = class_weights * volume_weights(n, scored, dict(setting.score.parameters)["weight_type"])
+    if generalized or average == "micro":
         weighted = OverlapCounts(*(column * class_weights for column in n))
         return _focused(1 - score_pooled(equation, weighted, scored, 0.0), setting.gamma)
     losses = _focused(1 - score_classes(equation, n, scored, 0.0), setting.gamma)

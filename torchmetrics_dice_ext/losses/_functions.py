@@ -29,7 +29,7 @@ def dice_loss(
 
     .. math:: 1 - \frac{2 \sum_v p_v t_v}{\sum_v p_v + \sum_v t_v}
 
-    A class without target voxels is left out; see the package's docstring.
+    A class without target voxels is left out; with ``smooth > 0`` it takes part.
 
     Args:
         preds: Float logits, or probabilities with ``from_logits=False``: `(N, C, ...)`, binary `(N, ...)`.
@@ -38,7 +38,7 @@ def dice_loss(
         num_classes: C, for task "multiclass".
         num_labels: L, for task "multilabel".
         mask: bool `(N, ...)`, True where a voxel counts.
-        **options: See the package's docstring.
+        **options: Those of `DiceLoss`.
 
     Returns:
         A scalar in [0, 1]; with ``average="none"`` one per class `(C,)`.
@@ -54,7 +54,7 @@ def dice_loss(
         >>> dice_loss(preds, torch.tensor([[1, 1, 0, 0]]), "binary", from_logits=False)
         tensor(0.2632)
     """
-    return loss_of_batch(preds, target, mask, Setting.of(Score.of("dice"), task, num_classes, num_labels, **options))
+    return loss_of_batch(preds, target, mask, Setting.of(Score.of("dice"), task, num_classes, num_labels, options))
 
 
 def generalized_dice_loss(
@@ -70,11 +70,14 @@ def generalized_dice_loss(
 ) -> Tensor:
     r"""Generalized Dice loss (Sudre 2017).
 
-    .. math:: 1 - \frac{2 \sum_c w_c \sum_v p_{cv} t_{cv}}{\sum_c w_c (\sum_v p_{cv} + \sum_v t_{cv})}
+    .. math:: 1 - \frac{2 \sum_c w_c I_c + s}{\sum_c w_c (P_c + T_c) + s}
+        \quad I_c = \sum_v p_{cv} t_{cv},\; P_c = \sum_v p_{cv},\; T_c = \sum_v t_{cv}
 
     The weights come from the target volumes of each observation. A class without target voxels is left out instead of
     being given an infinite weight; with ``smooth > 0`` it takes part with the largest weight of the others. The binary
     task counts background and foreground as two classes. There is no `average`.
+
+    `smooth` is s, beside sums that with "square" are of the order of 1/T: there 1 is so much that the loss is near 0.
 
     Args:
         preds: As `dice_loss` takes them.
@@ -84,7 +87,7 @@ def generalized_dice_loss(
         num_labels: Likewise.
         mask: Likewise.
         weight_type: "square" w = 1/T², "simple" w = 1/T, "linear" w = 1.
-        **options: See the package's docstring.
+        **options: Those of `DiceLoss`.
 
     Returns:
         A scalar in [0, 1].
@@ -101,7 +104,7 @@ def generalized_dice_loss(
         tensor(0.4167)
     """
     score = Score.of("generalized_dice", weight_type=weight_type)
-    return loss_of_batch(preds, target, mask, Setting.of(score, task, num_classes, num_labels, **options))
+    return loss_of_batch(preds, target, mask, Setting.of(score, task, num_classes, num_labels, options))
 
 
 def tversky_loss(
@@ -134,7 +137,7 @@ def tversky_loss(
         alpha: Weight of false positives, at least 0.
         beta: Weight of false negatives, at least 0; not both 0. With ``squared=True`` the two must be equal.
         gamma: Focal exponent, above 0.
-        **options: See the package's docstring.
+        **options: Those of `DiceLoss`.
 
     Returns:
         As `dice_loss`.
@@ -151,4 +154,4 @@ def tversky_loss(
         tensor(0.2784)
     """
     score = Score.of("tversky", alpha=alpha, beta=beta)
-    return loss_of_batch(preds, target, mask, Setting.of(score, task, num_classes, num_labels, gamma=gamma, **options))
+    return loss_of_batch(preds, target, mask, Setting.of(score, task, num_classes, num_labels, options, gamma))

@@ -26,7 +26,35 @@ Level = Literal["samplewise", "global"]
 
 
 class LossOptions(TypedDict, total=False):
-    """Options of every loss; the package's docstring explains them."""
+    """Options of every loss.
+
+    Options (keyword-only, the same for all):
+        from_logits: Whether preds are logits (default True), to which softmax (multiclass) or sigmoid is applied.
+        squared: Square the cardinalities, P = Σp² and T = Σt², as V-Net does (default False).
+        smooth: Added to numerator and denominator of the equation (default 0), in voxels; those of Generalized Dice are
+            weighted sums. The losses don't need it: a class without target is left out. Above 0 it takes part, and its
+            loss grows with what is predicted of it.
+        average: "macro" (default), "micro", "weighted" (by target cardinality) or "none" (one loss per class): classes
+            -> one number. Binary and Generalized Dice have none.
+        aggregation_level: "samplewise" (default) takes the mean over the samples' losses, "global" pools the batch
+            first.
+        include_background: Whether class 0 is part of the loss (multiclass, default True).
+        ignore_index: Target values that are void.
+        class_dim: The class axis (default 1; -1 for channels-last).
+        class_weights: C weights of at least 0, of which only the ratios matter. They weight the mean over classes; in
+            "micro" and Generalized Dice the counts. A module keeps them on its device, a function copies them there at
+            every call.
+        sync: Whether the ranks of the default process group pool their counts ("global"), or the mean over all their
+            samples ("samplewise"); default False. The loss is then that of all ranks' batches together, the same on
+            every rank, and so is the gradient that DistributedDataParallel averages: the backward pass of the
+            all-reduce sums the gradients over the ranks, and the averaging divides by their number. Every rank must
+            call the loss.
+        soft_target: Whether the target holds shares in [0, 1] along the class axis (default False: fractions are
+            refused). A voxel is void where the share of an ignored class is 1.
+        validate_args: True (default) raises on malformed values of tensors on the CPU; for tensors on accelerators and
+            under `torch.compile` it never waits: the loss of a malformed batch is nan, its gradient 0. "eager" always
+            raises, "deferred" always gives nan, False leaves malformed voxels out without a word.
+    """
 
     from_logits: bool
     squared: bool
@@ -40,6 +68,43 @@ class LossOptions(TypedDict, total=False):
     sync: bool
     soft_target: bool
     validate_args: ValidateArgs
+
+
+DEFAULTS: LossOptions = {
+    "from_logits": True,
+    "squared": False,
+    "smooth": 0.0,
+    "average": "macro",
+    "aggregation_level": "samplewise",
+    "include_background": True,
+    "ignore_index": None,
+    "class_dim": 1,
+    "class_weights": None,
+    "sync": False,
+    "soft_target": False,
+    "validate_args": True,
+}
+_INSTEAD = {  # of options that MONAI, segmentation_models_pytorch or the scores have
+    "batch": "`aggregation_level='global'`",
+    "classes": "`class_weights` of 1 and 0",
+    "eps": "not needed, nothing is divided by 0",
+    "input_format": "not needed, a target of preds' shape is one-hot",
+    "jaccard": "`TverskyLoss` with `alpha=1, beta=1`",
+    "log_loss": "`average='none'`, then -log(1 - loss)",
+    "mask": "an argument of the call",
+    "reduction": "not needed, the loss is a mean over samples, with `average='none'` one for each class",
+    "regions": "`task='multilabel'` on unions of probabilities",
+    "sigmoid": "`from_logits=True`, the default",
+    "smooth_dr": "`smooth`",
+    "smooth_nr": "`smooth`",
+    "soft_label": "`soft_target`",
+    "softmax": "`from_logits=True`, the default",
+    "squared_pred": "`squared`",
+    "threshold": "not needed, probabilities are never thresholded",
+    "to_onehot_y": "not needed, a label map is read as such",
+    "w_type": "`weight_type`",
+    "weight": "`class_weights`",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,59 +137,82 @@ class Setting:
         cls,
         score: Score,
         task: Task,
-        num_classes: int | None = None,
-        num_labels: int | None = None,
-        *,
+        num_classes: int | None,
+        num_labels: int | None,
+        options: LossOptions,
         gamma: float = 1.0,
-        from_logits: bool = True,
-        squared: bool = False,
-        smooth: float = 0.0,
-        average: Average | None = "macro",
-        aggregation_level: Level = "samplewise",
-        include_background: bool = True,
-        ignore_index: int | Collection[int] | None = None,
-        class_dim: int = 1,
-        class_weights: Sequence[float] | Tensor | None = None,
-        sync: bool = False,
-        soft_target: bool = False,
-        validate_args: ValidateArgs = True,
     ) -> Setting:
-        """Check every option of a loss."""
+        """Check every option of a loss; options that are none of a loss are refused."""
+        _refuse_strangers(score, options)
+        given: LossOptions = {**DEFAULTS, **options}
         counting = Counting.of(
             task,
             num_classes=num_classes,
             num_labels=num_labels,
-            from_logits=from_logits,
-            class_dim=class_dim,
-            ignore_index=ignore_index,
+            from_logits=given["from_logits"],
+            class_dim=given["class_dim"],
+            ignore_index=given["ignore_index"],
             soft=True,
         )
-        _check_combination(score, counting, average, flag("squared", squared), class_weights)
+        average, squared, weights = given["average"], flag("squared", given["squared"]), given["class_weights"]
+        _check_combination(score, counting, average, squared, weights)
         return cls(
             score=score,
             counting=counting,
-            readout=Readout.of(counting, average=average, include_background=include_background),
-            level=one_of("aggregation_level", aggregation_level, ("samplewise", "global")),
+            readout=Readout.of(counting, average=average, include_background=given["include_background"]),
+            level=one_of("aggregation_level", given["aggregation_level"], ("samplewise", "global")),
             squared=squared,
-            smooth=number("smooth", smooth, "a number of at least 0", lambda v: v >= 0),
+            smooth=number("smooth", given["smooth"], "a number of at least 0", lambda v: v >= 0),
             gamma=number("gamma", gamma, "a number above 0", lambda v: v > 0),
-            class_weights=None if class_weights is None else _class_weights(class_weights, counting.num_outputs),
-            sync=flag("sync", sync),
-            soft_target=flag("soft_target", soft_target),
-            validate_args=validation_mode(validate_args),
+            class_weights=None if weights is None else _class_weights(weights, counting.num_outputs),
+            sync=flag("sync", given["sync"]),
+            soft_target=flag("soft_target", given["soft_target"]),
+            validate_args=validation_mode(given["validate_args"]),
         )
 
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options and parameters that differ from their defaults."""
+        options = {
+            "from_logits": self.counting.from_logits,
+            "squared": self.squared,
+            "smooth": self.smooth,
+            "average": self.readout.average,
+            "aggregation_level": self.level,
+            "include_background": self.readout.include_background,
+            "ignore_index": self.counting.ignore_index or None,
+            "class_dim": self.counting.class_dim,
+            "class_weights": self.class_weights,
+            "sync": self.sync,
+            "soft_target": self.soft_target,
+            "validate_args": self.validate_args,
+        }
+        given = {**dict(self.score.parameters), "gamma": self.gamma, **options}
+        defaults = {**dict(Score.of(self.score.name).parameters), "gamma": 1.0, **DEFAULTS}
+        return {name: value for name, value in given.items() if value != defaults[name]}
+
     def weights_on(self, device: torch.device) -> Tensor:
-        """The class weights on a device; copied to it, unless all count alike."""
+        """The class weights over the largest of them, on a device; copied to it, unless all count alike."""
+        dtype = torch.float32 if device.type == "mps" else torch.float64
         if self.class_weights is None:
-            return torch.ones(self.counting.num_outputs, device=device)
-        return torch.tensor(self.class_weights, device=device)
+            return torch.ones(self.counting.num_outputs, dtype=dtype, device=device)
+        largest = max(self.class_weights)
+        return torch.tensor([weight / largest for weight in self.class_weights], dtype=dtype, device=device)
 
     def raises_on(self, device: torch.device) -> bool:
         """Whether malformed values on that device are raised at once, which waits for it."""
         if self.validate_args is True:
             return device.type == "cpu" and not torch.compiler.is_compiling()
         return self.validate_args == "eager"
+
+
+def _refuse_strangers(score: Score, options: LossOptions) -> None:
+    """Refuse options that are none of a loss, with the ways out that are known."""
+    strangers = sorted(options.keys() - DEFAULTS.keys())
+    if strangers:
+        known = sorted([*DEFAULTS, *dict(score.parameters), *["gamma"] * (score.name == "tversky")])
+        ways = "".join(f" `{name}`: {_INSTEAD[name]}." for name in strangers if name in _INSTEAD)
+        raise TypeError(f"Unexpected options {strangers}; a {score.name} loss takes {known}.{ways}")
 
 
 def _check_combination(score: Score, counting: Counting, average: Any, squared: bool, class_weights: Any) -> None:
