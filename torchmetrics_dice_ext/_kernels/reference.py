@@ -13,9 +13,11 @@ from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
 from torchmetrics_dice_ext._tiles import Box, cut, cut_channels, tiles
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
-TILES = 1 << 14, 1 << 17  # voxels of a tile, or answers of all labels to them, at least and at most
-BLOCKS = 1 << 16, 1 << 20  # scores of which the first maximum is sought at once
-SHARE = 800  # bytes of preds for each voxel of a tile, twice as many as for an answer: temporaries are a tenth of that
+TILES = 1 << 16, 1 << 17  # voxels of a tile, or answers of all labels to them, at least and at most
+BLOCKS = 1 << 18, 1 << 20  # scores of which the first maximum is sought at once
+SHARE = (
+    300  # bytes of preds for each voxel of a tile between the two, so that temporaries are small beside a large input
+)
 MAX_PAIRS = 1 << 20  # entries of the table of label pairs that are worth keeping
 
 _DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
@@ -255,7 +257,7 @@ def _count_masks(views: MaskViews) -> tuple[Tensor, Tensor]:
     samples, labels, device = views.preds.shape[0], views.num_outputs, views.preds.device
     faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=device)
     counts = torch.zeros(samples, labels, 4, dtype=torch.int64, device=device)
-    for box in tiles(views.space, max(1, _at_once(views, TILES, SHARE // 2) // max(1, labels))):
+    for box in tiles(views.space, max(1, _at_once(views, TILES, SHARE) // max(1, labels))):
         target = _comparable(cut_channels(views.target, box))
         ones = target == 1
         proper = ones | (target == 0)
