@@ -246,9 +246,10 @@ def _settle_elements(words, preds, target, faults):
 
 
 def count_masks(batch, first_counts, fault_counts, begin, end):
-    """Count the voxels begin .. end - 1 of mask views, label by label."""
+    """Count the voxels begin .. end - 1 of mask views, label by label, tile by tile where labels lie side by side."""
     words = _words(batch)
     voxels = words[w.VOXELS]
+    side_by_side = words[w.PREDS + w.CHANNEL_STRIDE] < words[w.PREDS + w.STEP]
     faults = carray(fault_counts, (NUM_FAULTS,))
     preds, target = np.empty(w.TILE // 8, np.uint64), np.empty(w.TILE // 8, np.uint64)
     preds_codes = carray(pointer(preds.ctypes.data), (w.TILE,), np.uint8)
@@ -257,14 +258,20 @@ def count_masks(batch, first_counts, fault_counts, begin, end):
     position, first = begin, begin // voxels
     while position < end:
         sample = position // voxels
-        left = _locate(words, position - sample * voxels, sources)
-        length = min(left, w.TILE, end - position)
-        filled = (length + 7) // 8
+        stop = min(end, (sample + 1) * voxels)
+        if side_by_side:
+            stop = min(stop, position + w.TILE)
         counts = _row(words, sample, first, first_counts)
         for label in range(words[w.OUTPUTS]):
-            preds[filled - 1], target[filled - 1] = np.uint64(0), BYTES * np.uint64(w.LEFT_OUT)
-            _encode(words, sample, sources, preds.ctypes.data, target.ctypes.data, length, label, w.LEFT_OUT)
-            if not _add_elements(preds[:filled], target[:filled], counts[label]):
-                _settle_elements(words, preds_codes[:length], target_codes[:length], faults)
-                _add_elements(preds[:filled], target[:filled], counts[label])
-        position += length
+            at = position
+            while at < stop:
+                left = _locate(words, at - sample * voxels, sources)
+                length = min(left, w.TILE, stop - at)
+                filled = (length + 7) // 8
+                preds[filled - 1], target[filled - 1] = np.uint64(0), BYTES * np.uint64(w.LEFT_OUT)
+                _encode(words, sample, sources, preds.ctypes.data, target.ctypes.data, length, label, w.LEFT_OUT)
+                if not _add_elements(preds[:filled], target[:filled], counts[label]):
+                    _settle_elements(words, preds_codes[:length], target_codes[:length], faults)
+                    _add_elements(preds[:filled], target[:filled], counts[label])
+                at += length
+        position = stop
