@@ -15,9 +15,7 @@ from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
 TILES = 1 << 16, 1 << 17  # voxels of a tile, or answers of all labels to them, at least and at most
 BLOCKS = 1 << 18, 1 << 20  # scores of which the first maximum is sought at once
-SHARE = (
-    300  # bytes of preds for each voxel of a tile between the two, so that temporaries are small beside a large input
-)
+SHARE = 2000  # bytes of preds for each voxel of a tile between the two: temporaries are small beside a large input
 MAX_PAIRS = 1 << 20  # entries of the table of label pairs that are worth keeping
 
 _DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
