@@ -77,6 +77,9 @@ def questions(logits: Tensor, labels: Tensor) -> Iterator[Question]:
     asked = "Dice and Generalized Dice, 3-D, multi-label, one-hot?"
     one_hot = [F.one_hot(side, 3).movedim(-1, 1) for side in (logits.argmax(1), labels)]
     yield Question(asked, "both sides one-hot in integers", *one_hot, tissue)
+    classes_last = [side.movedim(1, -1) for side in one_hot]
+    yield Question(asked, "both sides one-hot, as torch's one_hot makes them", *classes_last, tissue)
+    yield Question(asked, "target before preds", labels, logits, tissue)
     yield Question(
         asked, "a label map for a multi-label task", logits.sigmoid(), labels, {"task": "multilabel", "num_labels": 3}
     )

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from torchmetrics_dice_ext import diagnose
@@ -170,6 +171,18 @@ FAULTS = {
     "both from 1": Fault("labels_from_one", "multiclass", lambda p, t: (p.argmax(1) + 1, t + 1)),
     "a mask of 1 and 2": Fault("labels_from_one", "binary", lambda p, t: (p, t + 1)),
     "one-hot labels": Fault("one_hot_as_labels", "multiclass", lambda p, t: (one_hot(p.argmax(1)), one_hot(t))),
+    "one-hot labels, classes last": Fault(
+        "one_hot_as_labels", "multiclass", lambda p, t: (F.one_hot(p.argmax(1), 4), F.one_hot(t.long(), 4))
+    ),
+    "one-hot labels, classes first where last is said": Fault(
+        "one_hot_as_labels", "multiclass", lambda p, t: (one_hot(p.argmax(1)), one_hot(t), {"class_dim": -1})
+    ),
+    "one-hot labels said to be label maps": Fault(
+        "one_hot_as_labels", "multiclass", lambda p, t: (one_hot(p.argmax(1)), one_hot(t), {"input_format": "index"})
+    ),
+    "one-hot labels with a mask of their shape": Fault(
+        "one_hot_as_labels", "multiclass", lambda p, t: (one_hot(p.argmax(1)), one_hot(t), {"mask": one_hot(t) >= 0})
+    ),
     "one-hot masks": Fault("one_hot_as_masks", "binary", lambda p, t: (torch.cat([1 - p, p], 1), one_hot(t, 2))),
     "overlapping one-hot": Fault("not_one_hot", "multiclass", lambda p, t: (p, one_hot(t) | channel(2))),
     "one-hot without background": Fault("not_one_hot", "multiclass", lambda p, t: (p, one_hot(t) * ~channel(0))),
@@ -179,7 +192,16 @@ FAULTS = {
     "interpolated labels": Fault(
         "fractional_mask", "multiclass", lambda p, t: (p, F.avg_pool2d(t[:, None].float(), 3, 1, 1))
     ),
+    "interpolated mask, hard preds": Fault(
+        "fractional_mask", "binary", lambda p, t: (p > 0.5, F.avg_pool2d(t[:, None].float(), 3, 1, 1))
+    ),
     "swapped arguments": Fault("swapped_arguments", "binary", lambda p, t: (t, p)),
+    "swapped logits": Fault("swapped_arguments", "binary", lambda p, t: (t, p.logit(), {"from_logits": True})),
+    "swapped logits for probabilities": Fault("swapped_arguments", "binary", lambda p, t: (t.bool(), p.logit())),
+    "swapped float masks": Fault("swapped_arguments", "multilabel", lambda p, t: (t.float(), p)),
+    "swapped labels and scores": Fault("swapped_arguments", "multiclass", lambda p, t: (t, p)),
+    "swapped labels and probabilities": Fault("swapped_arguments", "multiclass", lambda p, t: (t, p.softmax(1))),
+    "swapped one-hot and scores": Fault("swapped_arguments", "multiclass", lambda p, t: (one_hot(t).float(), p)),
     "255 as int8": Fault("overflow", "binary", lambda p, t: (p, (t.long() * 255).to(torch.int8))),
     "labels times 255 as uint8": Fault("overflow", "multiclass", lambda p, t: (p, (t * 255).to(torch.uint8))),
     "NaN cast to integers": Fault(
@@ -198,6 +220,9 @@ FAULTS = {
         "probabilities_as_logits", "multilabel", lambda p, t: (confident(p), t, {"from_logits": True})
     ),
     "probabilities that overshoot": Fault("probabilities_out_of_range", "binary", lambda p, t: (p * 1.15 - 0.05, t)),
+    "a few stray probabilities": Fault(
+        "probabilities_out_of_range", "binary", lambda p, t: (torch.where(some(p.shape, 0.002), 5.0, p), t)
+    ),
     "sigmoid twice": Fault("sigmoid_twice", "binary", lambda p, t: (confident(p).sigmoid(), t)),
     "sigmoid twice in half precision": Fault(
         "sigmoid_twice", "multilabel", lambda p, t: (confident(p).sigmoid().half(), t)
@@ -304,9 +329,8 @@ CODE = {  # findings whose remedy is more than advice
     ),
     *("shuffled_samples", "shifted", "input_format"),
 }
-RUNNABLE = [
-    n for n, fault in FAULTS.items() if fault.code in CODE and n not in ("another batch size", "one inverted label")
-]
+UNTRIED = ("another batch size", "one inverted label", "one-hot labels with a mask of their shape")
+RUNNABLE = [n for n, fault in FAULTS.items() if fault.code in CODE and n not in UNTRIED]
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -572,6 +596,32 @@ def test_no_data_of_any_kind_makes_it_raise(task):
             assert str(diagnosis).startswith("Diagnosis: ")
 
 
+class Touchy(Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        raise RuntimeError("hands off")
+
+
+def unreadable(kind: str) -> Tensor:
+    if kind == "fake":
+        with FakeTensorMode():
+            return torch.ones(5, 72, 60, dtype=torch.bool)
+    mask = torch.ones(5, 72, 60, dtype=torch.bool, device="meta" if kind == "meta" else "cpu")
+    if kind in ("no storage", "small storage"):
+        mask.untyped_storage().resize_(100 * (kind == "small storage"))
+    return mask.as_subclass(Touchy) if kind == "subclass" else mask
+
+
+@pytest.mark.parametrize("kind", ["meta", "fake", "subclass", "no storage", "small storage"])
+def test_tensors_that_cannot_be_read(kind):
+    preds, target = scene("fields").binary
+    (finding,) = diagnose(preds, target, task="binary", mask=unreadable(kind)).findings
+    assert (finding.code, finding.severity) == ("bad_mask", "error")
+    assert "got one that can't be read: " in finding.message
+    (finding,) = diagnose(preds, unreadable(kind), task="binary").findings
+    assert finding.code == "unreadable"
+
+
 def test_wrong_options_are_refused():
     preds, target = scene("fields").binary
     with pytest.raises(ValueError, match=r"`task` must be one of"):
@@ -580,6 +630,114 @@ def test_wrong_options_are_refused():
         diagnose(preds, target, task="multiclass")
     with pytest.raises(ValueError, match=r"`class_names` must hold 3 names"):
         diagnose(preds, target, task="multilabel", num_labels=3, class_names=("a", "b"))
+    for name, value in {
+        "average": "mean",
+        "aggregation_level": "batch",
+        "zero_division": 2,
+        "validate_args": "late",
+        "include_background": False,
+        "regions": {"a": [0]},
+    }.items():
+        with pytest.raises(ValueError, match=f"`{name}"):
+            diagnose(preds, target, task="binary", **{name: value})
+    with pytest.raises(TypeError, match="`from_logits` must be True or False"):
+        diagnose(*scene("fields").multiclass, **OPTIONS["multiclass"], from_logits="yes")
+
+
+def test_options_of_metrics_and_losses_are_taken():
+    options = {"average": None, "aggregation_level": "samplewise", "include_background": False, "zero_division": 1.0}
+    options |= {"from_logits": True, "validate_args": "deferred", "regions": None}
+    assert diagnose(*scene("fields").multiclass, **OPTIONS["multiclass"], **options).findings == ()
+
+
+def test_regions_are_looked_at_as_labels():
+    preds, target = scene("fields").multiclass
+    regions = {"a": [1], "b": [1, 2], "c": [2, 3], "d": [0]}
+    diagnosis = diagnose(preds - 99 * channel(3), target, **OPTIONS["multiclass"], regions=regions, ignore_index=1)
+    assert "never predicted, though in the target: class 3 (" in diagnosis.findings[0].message
+    assert "regions=((1,), (1, 2), (2, 3), (0,))" in str(diagnosis)
+
+
+def test_what_an_option_settles_is_not_said():
+    labels = torch.zeros(2, 64, 64, dtype=torch.long)
+    labels[:, 5:12, 5:12] = 1
+    preds = labels.roll(20, -1)
+    settled = {"include_background": False}
+    assert diagnose(preds, labels, task="multiclass", num_classes=3).findings[0].code == "background_only"
+    diagnosis = diagnose(preds, labels, task="multiclass", num_classes=3, **settled)
+    assert [f.code for f in diagnosis.findings] == ["low_dice"], str(diagnosis)
+    empty = torch.rand(1, 64, 64) * 0.4, torch.zeros(1, 64, 64)
+    assert diagnose(*empty, task="binary", zero_division=1.0).findings == ()
+    preds, target = scene("fields").multiclass
+    absent = preds, torch.where(target == 3, 0, target)
+    assert diagnose(*absent, **OPTIONS["multiclass"], average="micro").findings == ()
+
+
+@pytest.mark.parametrize(
+    ("level", "case_ids", "says"),
+    [
+        ("casewise", None, "got None"),
+        ("casewise", ["a"], "one id per sample, 5, got 1"),
+        ("casewise", 7, "must be a sequence of ints or strings"),
+        ("global", list("abcde"), "belong to `aggregation_level='casewise'`"),
+        ("casewise", list("abcde"), None),
+    ],
+)
+def test_case_ids(level, case_ids, says):
+    preds, target = scene("fields").binary
+    diagnosis = diagnose(preds, target, task="binary", aggregation_level=level, case_ids=case_ids)
+    assert [f.code for f in diagnosis.findings] == ["bad_case_ids"] * (says is not None)
+    assert says is None or says in diagnosis.findings[0].message
+
+
+def test_any_default_device():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    batches = [
+        (*fault.plant(*getattr(scene("fields"), fault.task)), fault)
+        for fault in (FAULTS[name] for name in ("a list", "a label map for masks", "classes renumbered in labels"))
+    ]
+    torch.set_default_device("meta")
+    try:
+        for preds, target, fault in batches:
+            diagnosis = diagnose(preds, target, **OPTIONS[fault.task])
+            assert diagnosis.findings[0].code == fault.code
+            pyplot.close(diagnosis.plot())
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("classes", [1000, 131072])
+def test_many_classes_take_bounded_time(classes):
+    g = torch.Generator().manual_seed(0)
+    preds, target = torch.randint(0, classes, (2, 2, 64, 64), generator=g)
+    start = time.process_time()
+    assert diagnose(preds, target, task="multiclass", num_classes=classes).findings
+    assert time.process_time() - start < 15
+
+
+@pytest.mark.parametrize("classes", [10**6, 10**9])
+@pytest.mark.parametrize(("task", "option"), [("multiclass", "num_classes"), ("multilabel", "num_labels")])
+def test_absurdly_many_classes_are_not_looked_at(classes, task, option):
+    target = torch.zeros(2, 8, 8, dtype=torch.long)
+    start = time.process_time()
+    diagnosis = diagnose(target, target, task=task, **{option: classes})
+    assert time.process_time() - start < 1
+    (finding,) = diagnosis.findings
+    assert (finding.code, finding.severity) == ("too_many_classes", "warning")
+    assert f"`{option}` is {classes:,}" in finding.message
+
+
+def test_one_swap_among_many_classes():
+    g = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 20, (20, 8, 8), generator=g).repeat_interleave(4, 1).repeat_interleave(4, 2) * 50
+    preds = torch.where(target == 100, 150, torch.where(target == 150, 100, target))
+    first = diagnose(preds, target, task="multiclass", num_classes=1000).findings[0]
+    assert first.code == "permuted_classes"
+    (after, _), _ = follow(first.remedy, preds, target, {})
+    assert torch.equal(after, target)
 
 
 @pytest.mark.gpu
@@ -590,6 +748,7 @@ def test_devices():
     first = diagnose(preds.cuda(), target, **OPTIONS["multiclass"]).findings[0]
     assert (first.code, first.remedy) == ("two_devices", "target = target.to(preds.device)")
     assert diagnose(preds.flip(-1).cuda(), target.cuda(), **OPTIONS["multiclass"]).findings[0].code == "flipped"
+    assert diagnose(preds.cuda(), 85 * target.cuda(), **OPTIONS["multiclass"]).findings[0].code == "scaled_mask"
 
 
 def test_a_large_volume_is_looked_at_through_a_sample():
@@ -617,6 +776,61 @@ def test_values_outside_the_sample_are_checked():
     diagnosis = diagnose(preds, target, task="binary")
     assert diagnosis.findings[0].code == "nan"
     assert "NaN in 1 voxel:" in diagnosis.findings[0].message
+
+
+def test_outcomes_of_a_sample_say_so():
+    target = torch.zeros(1, 1500, 1500, dtype=torch.uint8)
+    target[:, 100:900, 200:700] = 1
+    diagnosis = diagnose(target.float() * 0.3, target, task="binary", threshold=0.4)
+    assert [f.code for f in diagnosis.findings] == ["threshold"]
+    diagnosis = diagnose(target * 0, target, task="binary")
+    assert diagnosis.findings[0].message.startswith("in the sample, preds are background everywhere")
+
+
+def test_a_void_label_outside_the_sample_is_named():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 14, 96, 96, 96, generator=g)
+    target = logits.argmax(1).byte()
+    target[0, 11, 5, 5] = 255
+    diagnosis = diagnose(logits, target, task="multiclass", num_classes=14)
+    (finding,) = diagnosis.findings
+    assert finding.code == "ignore_label", str(diagnosis)
+    assert "target holds 15 values from 0 to 255; 255 in 1 voxel is no label" in finding.message
+    assert finding.remedy.startswith("diagnose(preds, target, ignore_index=255, ...)")
+    assert "target from 0 to 255" in str(diagnosis)
+
+
+def test_all_labels_are_named_before_they_are_numbered():
+    labels = torch.arange(2200).view(1, -1, 1).expand(1, 2200, 1000) // 800 * 20
+    labels = labels.contiguous()
+    labels[0, 1, :5] = torch.tensor([1, 70, 71, 72, 73])  # the sample has every other row, from row 0 on
+    diagnosis = diagnose(one_hot(labels % 7, 8).float(), labels, task="multiclass", num_classes=8)
+    assert "{0, 1, 20, 40, 70, 71, 72, 73}" in diagnosis.findings[0].message, str(diagnosis)
+    assert "[0, 1, 20, 40, 70, 71, 72, 73]" in diagnosis.findings[0].remedy
+
+
+def test_a_probability_outside_the_sample_is_judged():
+    line = torch.linspace(-1, 1, 160)
+    distance = line.view(-1, 1, 1) ** 2 + line.view(-1, 1) ** 2 + line**2
+    target = (distance < 0.4)[None]
+    preds = (8 * (0.4 - distance)).sigmoid()[None]
+    preds[0, 11, 5, 5] = 5
+    diagnosis = diagnose(preds, target, task="binary")
+    first = diagnosis.findings[0]
+    assert (first.code, first.remedy.split("  #")[0]) == ("probabilities_out_of_range", "preds = preds.clamp(0, 1)")
+    assert re.search(r"from 9\.\S+ to 5, outside \[0, 1\] in 1 voxel: probabilities but for these few", first.message)
+    preds[0, 11, 5, 5] = NAN
+    assert "preds from 9." in str(diagnose(preds, target, task="binary"))
+
+
+@pytest.mark.parametrize(("classes", "seen"), [((1, 2), "several classes in 1 voxel:"), ((), "no class in 1 voxel:")])
+def test_one_hot_outside_the_sample_is_judged(classes, seen):
+    target = one_hot(torch.arange(1500).view(1, -1, 1).expand(1, 1500, 1500) // 500, 3).contiguous()
+    target[0, :, 1, 7] = 0  # the sample has every other row, from row 0 on
+    target[0, list(classes), 1, 7] = 1
+    diagnosis = diagnose(target.float(), target, task="multiclass", num_classes=3)
+    assert diagnosis.findings[0].code == "not_one_hot"
+    assert seen in diagnosis.findings[0].message
 
 
 def test_inputs_stay_as_they_are():
@@ -690,8 +904,77 @@ def test_findings_are_ordered_and_carry_evidence():
     diagnosis = diagnose(preds[:, [0, 2, 3, 1]].numpy(), target, **OPTIONS["multiclass"])
     assert [f.severity for f in diagnosis.findings] == ["error", "error"]
     first, second = diagnosis.findings
-    assert (first.code, second.code) == ("permuted_classes", "not_a_tensor")
-    assert first.gain > 0.3
-    assert re.fullmatch(r"Dice 0\.\d{3} -> 0\.9\d\d", first.evidence)
-    assert (second.gain, second.evidence) == (0, "")
-    assert not math.isnan(first.dice_before)
+    assert (first.code, second.code) == ("not_a_tensor", "permuted_classes")
+    assert (first.gain, first.evidence) == (0, "")
+    assert second.gain > 0.3
+    assert re.fullmatch(r"Dice 0\.\d{3} -> 0\.9\d\d", second.evidence)
+    assert not math.isnan(second.dice_before)
+
+
+def test_causes_come_before_what_follows_from_them():
+    g = torch.Generator().manual_seed(0)
+    preds, target = torch.rand(2, 1, 64, 64, generator=g) * 0.5, torch.rand(2, 1, 64, 64, generator=g) > 0.5
+    diagnosis = diagnose(preds, target, task="binary", from_logits=True)
+    assert [f.code for f in diagnosis.findings] == ["probabilities_as_logits", "all_background"]
+
+    preds, target = scene("fields").binary
+    first, second = diagnose(preds * 0.3, target, task="binary", from_logits=True).findings
+    assert (first.code, second.code) == ("probabilities_as_logits", "threshold")
+    assert first.dice_after == second.dice_before == 0
+    assert "probabilities from" in second.message
+    assert second.dice_after > 0.8
+
+
+def test_a_batch_that_is_still_refused_has_no_dice():
+    preds, target = scene("fields").binary
+    masks = (preds[:, 0] > 0.5).to(torch.uint8) * 255, target * 255
+    diagnosis = diagnose(*masks, task="binary")
+    first, second = diagnosis.findings
+    assert (first.code, second.code) == ("scaled_mask", "scaled_mask")
+    assert (first.remedy, first.dice_after) == ("target = target > 0", None)
+    assert second.dice_after == pytest.approx(float(dice_score(preds, target, task="binary")))
+    first, second = diagnose(preds[0, 0], masks[1][:1], task="binary").findings
+    assert (first.code, first.dice_after, second.code) == ("batch_axis", None, "scaled_mask")
+    first, second, third = diagnose(masks[1].flip(-1), preds.logit(), task="binary").findings[:3]
+    assert (first.code, second.code, third.code) == ("swapped_arguments", "scaled_mask", "logits_as_probabilities")
+
+
+def test_a_remedy_that_mends_two_faults_is_told_once():
+    preds, target = scene("fields").multiclass
+    mixed = target * 85 + 0.4 * some(target.shape, 0.1)
+    assert [f.code for f in diagnose(preds, mixed, **OPTIONS["multiclass"]).findings] == ["scaled_mask"]
+
+
+def test_a_graver_finding_says_what_it_was_seen_after():
+    preds, target = scene("fields").binary
+    first, second = diagnose(preds.flip(-1) * 0.8, target, task="binary", from_logits=True).findings[:2]
+    assert (first.code, first.severity) == ("flipped", "error")
+    assert (second.code, second.severity) == ("probabilities_as_logits", "warning")
+    assert first.message.endswith(" Seen after the remedy of probabilities_as_logits.")
+    assert second.dice_after == first.dice_before
+
+
+def test_perfect_is_a_batch_as_it_was_given():
+    target = scene("fields").multiclass[1]
+    options = OPTIONS["multiclass"]
+    assert [f.code for f in diagnose(target.clone(), target, **options).findings] == ["perfect"]
+    for preds, changed in (
+        (target + 1, target),
+        (target.flip(-1), target),
+        (target.clone(), target * 85),
+        (target.clone(), torch.where(some(target.shape, 0.1), 255, target)),
+        (target.clone().unsqueeze(-1), target.unsqueeze(1)),
+    ):
+        codes = {f.code for f in diagnose(preds, changed, **options).findings}
+        assert codes
+        assert "perfect" not in codes
+
+
+def test_ranges_leave_nan_out():
+    preds, target = scene("fields").binary
+    preds = torch.where(some(preds.shape, 0.3), NAN, preds * 0.1)
+    report = str(diagnose(preds, target, task="binary", threshold=0.99))
+    assert "nan to nan" not in report
+    outcome = diagnose(torch.where(preds.isnan(), NAN, 0.25 * some(preds.shape, 0.5)), target, task="binary")
+    (finding,) = [f for f in outcome.findings if f.code == "all_background"]
+    assert "preds lie from 0 to 0.25, the cutoff is 0.5" in finding.message

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._counts import OverlapCounts
-from torchmetrics_dice_ext._diagnosis._batch import Batch
+from torchmetrics_dice_ext._diagnosis._batch import Batch, value_range
 from torchmetrics_dice_ext._diagnosis._report import Finding
 from torchmetrics_dice_ext._faults import TOLERANCE
 from torchmetrics_dice_ext._reductions import divide, score_classes
@@ -28,7 +28,7 @@ _MOST_VECTORS = 1 << 16
 
 
 def explain_activations(batch: Batch) -> Iterator[Explained]:
-    """Findings about float preds, each with the batch after its remedy."""
+    """What float preds are, in the order of causes, each finding with the batch after its remedy."""
     if not batch.views.preds.is_floating_point() or not batch.views.preds.numel():
         return
     checks: tuple[Callable[[Batch], Explained | None], ...] = (
@@ -36,12 +36,12 @@ def explain_activations(batch: Batch) -> Iterator[Explained]:
         _probabilities_as_logits,
         _sigmoid_twice,
         _softmax_twice,
-        _threshold,
     )
     for check in checks:
         explained = check(batch)
         if explained is not None:
             yield explained
+            batch = explained[1]
 
 
 def _softmax_axis(batch: Batch) -> Explained | None:
@@ -95,7 +95,7 @@ def _probabilities_as_logits(batch: Batch) -> Explained | None:
     preds = batch.views.preds
     if not isinstance(batch.views, MaskViews) or not batch.counting.from_logits or preds.numel() < _FEW:
         return None
-    low, high = _range(preds)
+    low, high = batch.ranges["preds"]
     if not -TOLERANCE <= low < high <= 1 + TOLERANCE:
         return None
     message = (
@@ -112,7 +112,7 @@ def _sigmoid_twice(batch: Batch) -> Explained | None:
     if not isinstance(batch.views, MaskViews) or batch.counting.from_logits or preds.numel() < _FEW:
         return None
     slack = float(torch.finfo(preds.dtype).eps)
-    low, high = _range(preds)
+    low, high = batch.ranges["preds"]
     once = _logit(low), _logit(high)
     if not (-8 * slack <= once[0] and once[1] <= 1 + 8 * slack and once[1] - once[0] > 0.5):
         return None
@@ -137,11 +137,6 @@ def _by_range(batch: Batch, code: str, span: float, message: str, remedy: str, a
     return finding, after
 
 
-def _range(preds: Tensor) -> tuple[float, float]:
-    low, high = torch.aminmax(preds)
-    return float(low), float(high)
-
-
 def _logit(p: float) -> float:
     return math.log(p / (1 - p)) if 0 < p < 1 else math.inf
 
@@ -162,7 +157,7 @@ def _softmax_twice(batch: Batch) -> Explained | None:
         return None
     logs = vectors.log()
     once = logs + (1 - logs.sum(1, keepdim=True)) / vectors.shape[1]
-    low, high = _range(once)
+    low, high = value_range([once])
     slack *= vectors.shape[1]
     if low < -1e-3 - slack or high > 1 + 1e-3 + slack or float((once.amax(1) > 0.9).double().mean()) < 0.2:
         return None
@@ -175,10 +170,10 @@ def _softmax_twice(batch: Batch) -> Explained | None:
     )
 
 
-def _threshold(batch: Batch) -> Explained | None:
+def find_threshold(batch: Batch) -> Explained | None:
     """Another threshold with a much better Dice, for each label the best."""
     views, counting, planes = batch.views, batch.counting, batch.planes
-    if not isinstance(views, MaskViews) or views.preds.numel() < _MANY:
+    if not isinstance(views, MaskViews) or not views.preds.is_floating_point() or views.preds.numel() < _MANY:
         return None
     figures = _dice_of_thresholds(batch)
     best = figures.nan_to_num(-1.0).max(0)
@@ -195,7 +190,7 @@ def _threshold(batch: Batch) -> Explained | None:
     after = batch.edited(thresholds=choice)
     if not after.planes.dice >= planes.dice + _WORTH:
         return None
-    low, high = _range(views.preds)
+    low, high = batch.ranges["preds"]
     value = str(choice[0]) if len(set(choice)) == 1 else str(list(choice))
     now = str(known[0]) if len(set(known)) == 1 else str(list(known))
     kind = "logits" if counting.from_logits else "probabilities"
@@ -212,18 +207,13 @@ def _dice_of_thresholds(batch: Batch) -> Tensor:
     views, planes = batch.views, batch.planes
     bounds = torch.tensor(_THRESHOLDS, dtype=torch.float64)
     bounds = torch.logit(bounds) if batch.counting.from_logits else bounds
-    rows = []
-    for label in range(views.num_classes):
-        counted = planes.counted[:, label if planes.counted.shape[1] > 1 else 0]
-        values, target = views.preds[:, label][counted].double(), planes.target[:, label][counted]
-        bins = torch.bucketize(
-            values.contiguous(), bounds
-        )  # bounds[b - 1] < value <= bounds[b]: above the first b bounds
-        above = [
-            torch.bincount(bins[side], minlength=len(bounds) + 1).flip(0).cumsum(0).flip(0)[1:]
-            for side in (target, target | True)
-        ]
-        sizes = torch.tensor(float(target.sum())), torch.tensor(float(target.numel()))
-        n = OverlapCounts(above[0].double(), above[1].double(), *(size.double().expand(len(bounds)) for size in sizes))
-        rows.append(score_classes(dice, n, torch.ones(len(bounds), dtype=torch.bool), math.nan))
-    return torch.stack(rows, dim=1)
+    preds, target, counted = (
+        side.expand_as(views.preds).transpose(0, 1).flatten(1).contiguous()
+        for side in (views.preds, planes.target, planes.counted)
+    )
+    bins = torch.bucketize(preds.double(), bounds)  # bounds[b - 1] < value <= bounds[b]: above the first b bounds
+    bins += (len(bounds) + 1) * torch.arange(len(bins)).unsqueeze(1)  # those of each label apart
+    histograms = (torch.bincount(bins[side], minlength=len(bins) * (len(bounds) + 1)) for side in (target, counted))
+    above = [bars.view(len(bins), -1).T.flip(0).cumsum(0).flip(0)[1:].double() for bars in histograms]
+    sizes = (side.sum(1).double().expand_as(above[0]) for side in (target, counted))
+    return score_classes(dice, OverlapCounts(*above, *sizes), torch.ones(len(bins), dtype=torch.bool), math.nan)

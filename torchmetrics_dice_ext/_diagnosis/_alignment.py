@@ -27,6 +27,7 @@ from torchmetrics_dice_ext._views import Form, MaskViews
 
 _REACH = 8  # shifts up to 1/8 of an axis
 _MOST_SAMPLES = 64
+_MOST_PERMUTED = 256  # classes, the largest, whose numbers are compared
 _EACH = 0.5  # least Dice of every sample that is said to be shuffled
 Axes = tuple[int, ...]
 
@@ -112,15 +113,23 @@ def _permuted_classes(batch: Batch) -> Proposal | None:
     size = planes.preds.shape[1]
     if size < 2:
         return None
-    flat = ((side & planes.counted).transpose(0, 1).flatten(1) for side in (planes.preds, planes.target))
+    voxels = planes.counts.pred_cardinality + planes.counts.target_cardinality
+    classes = sorted(voxels.topk(min(_MOST_PERMUTED, size)).indices.tolist())
+    part = planes.only(classes)
+    flat = ((side & part.counted).transpose(0, 1).flatten(1) for side in (part.preds, part.target))
     scores = _pairwise_dice(*flat)
     source = _assign(scores)
-    moved = _convincing_moves(scores, source, planes)
-    if not moved:
+    places = _convincing_moves(scores, source, part)
+    if not places:
         return None
-    order = [source[t] if t in moved else t for t in range(size)]
+    moved, order = [classes[t] for t in places], list(range(size))
+    for t in places:
+        order[classes[t]] = classes[source[t]]
     after = batch.edited(preds=lambda preds: _renumber(preds, batch, order))
-    pairs = ", ".join(f"{t} as {order[t]} (Dice {scores[t, t]:.2f} -> {scores[order[t], t]:.2f})" for t in moved[:6])
+    pairs = ", ".join(
+        f"{classes[t]} as {classes[source[t]]} (Dice {scores[t, t]:.2f} -> {scores[source[t], t]:.2f})"
+        for t in places[:6]
+    )
     message = f"classes have each other's numbers; preds show target class {pairs}{', …' if len(moved) > 6 else ''}."
     present = planes.target.flatten(2).any(2)[:, moved]
     trusted = size == 2 or (int(present.sum()) > 2 and bool(present.any(0).all()))
@@ -147,8 +156,7 @@ def _renumber(preds: Tensor, batch: Batch, order: list[int]) -> Tensor:
     """Preds whose class `order[t]` is called t."""
     if preds.ndim > len(batch.steps):
         return preds[:, order]
-    table = torch.empty(len(order), dtype=torch.int64)
-    table[order] = torch.arange(len(order))
+    table = torch.tensor(order).argsort()
     inside = (preds >= 0) & (preds < len(order))
     return torch.where(inside, table[torch.where(inside, preds, 0).long()], preds)
 
@@ -156,11 +164,20 @@ def _renumber(preds: Tensor, batch: Batch, order: list[int]) -> Tensor:
 def _renumbering(batch: Batch, order: list[int]) -> str:
     """`_renumber` as the user's code."""
     if getattr(batch.views, "preds_form", None) is Form.LABELS:
-        table = [order.index(s) for s in range(len(order))]
-        return f"preds = torch.tensor({table}, device=preds.device)[preds.long()]"
-    dim = batch.counting.class_dim
-    index = {1: f"[:, {order}]", -1: f"[..., {order}]"}.get(dim)
-    return f"preds = preds{index}" if index else f"preds = preds.index_select({dim}, torch.tensor({order}))"
+        table = _as_code(torch.tensor(order).argsort().tolist())
+        return f"preds = torch.as_tensor({table}, device=preds.device)[preds.long()]"
+    dim, table = batch.counting.class_dim, _as_code(order)
+    index = {1: f"[:, {table}]", -1: f"[..., {table}]"}.get(dim)
+    return f"preds = preds{index}" if index else f"preds = preds.index_select({dim}, torch.as_tensor({table}))"
+
+
+def _as_code(order: list[int]) -> str:
+    """A permutation, that of many classes by what it changes."""
+    if len(order) <= _MOST_PERMUTED:
+        return str(order)
+    moved = {t: s for t, s in enumerate(order) if t != s}
+    places, sources = list(moved), list(moved.values())
+    return f"torch.arange({len(order)}).index_copy(0, torch.tensor({places}), torch.tensor({sources}))"
 
 
 def _shuffled_samples(batch: Batch) -> Proposal | None:

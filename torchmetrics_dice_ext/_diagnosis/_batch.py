@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ MOST_VOXELS = 1 << 21  # of the sample
 MOST_ELEMENTS = 1 << 23  # of the sample: voxels times classes
 MOST_CHECKED = 1 << 27  # a batch of fewer elements has every value checked, a larger one the values of the sample
 _PAIRED = 64  # samples that are kept whole rather than thinned out, so that they can be told apart
+MOST_CLASSES = MOST_ELEMENTS // _PAIRED
 _PIECE = 1 << 22
 
 Edit = Callable[[Tensor], Tensor]
@@ -96,6 +97,7 @@ class Batch:
         whole: Canonical views of everything.
         views: The sample, on the CPU; integers and bools in int64.
         steps: The sample has every `steps[i]`-th entry of axis i of `(N, *S)`.
+        edits: The sides whose values in the sample a remedy has changed.
     """
 
     given: tuple[Tensor, Tensor, Tensor | None]
@@ -103,6 +105,7 @@ class Batch:
     whole: Views
     views: Views
     steps: tuple[int, ...]
+    edits: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, preds: Tensor, target: Tensor, mask: Tensor | None, counting: Counting) -> Batch:
@@ -119,6 +122,21 @@ class Batch:
             views = dataclasses.replace(views, mask=views.mask.bool())
         return cls((preds, target, mask), counting, whole, views, steps)
 
+    def reread(self, **counting: Any) -> Batch:
+        """All of the batch read with other options; without its mask if that doesn't fit them.
+
+        Raises:
+            ValueError: The options don't fit the shapes.
+        """
+        preds, target, mask = self.given
+        options = dataclasses.replace(self.counting, **counting)
+        try:
+            return Batch.read(preds, target, mask, options)
+        except ValueError:
+            if mask is None:
+                raise
+            return Batch.read(preds, target, None, options)
+
     def edited(self, *, preds: Edit | None = None, target: Edit | None = None, **counting: Any) -> Batch:
         """The sample after a remedy: functions of the sampled tensors, or other values of counting options."""
         options = dataclasses.replace(self.counting, **counting)
@@ -130,23 +148,38 @@ class Batch:
             changes |= {"cutoffs": cutoffs, "probabilities": not options.from_logits}
         else:
             changes["num_classes"] = options.num_classes
-        for name, edit in (("preds", preds), ("target", target)):
-            if edit is not None:
-                tensor = edit(getattr(self.views, name))
-                changes[name] = tensor.to(torch.int64) if tensor.dtype == torch.bool else tensor
-        return dataclasses.replace(self, counting=options, views=dataclasses.replace(self.views, **changes))
+        edits = {name: edit for name, edit in (("preds", preds), ("target", target)) if edit is not None}
+        for name, edit in edits.items():
+            tensor = edit(getattr(self.views, name))
+            changes[name] = tensor.to(torch.int64) if tensor.dtype == torch.bool else tensor
+        views = dataclasses.replace(self.views, **changes)
+        return dataclasses.replace(self, counting=options, views=views, edits=self.edits | edits.keys())
 
     def faults(self) -> Tensor:
         """How many voxels of each kind of fault, as the metrics would count them."""
-        whole = self.whole
-        if max(whole.preds.numel(), whole.target.numel()) > MOST_CHECKED:
-            whole = self.views
         total = torch.zeros(NUM_FAULTS, dtype=torch.int64)
-        for piece in _pieces(whole):
+        for piece in _pieces(self.whole if self.all_checked else self.views):
             total += reference.count_views(piece)[1].cpu()
         if self.looks_one_hot:
             total[Fault.AMBIGUOUS] = self.whole.preds.numel()
         return total
+
+    @property
+    def all_checked(self) -> bool:
+        """Whether every value is checked, and not those of the sample alone."""
+        return max(self.whole.preds.numel(), self.whole.target.numel()) <= MOST_CHECKED
+
+    def shown(self, name: str) -> Views:
+        """The views that show most of a side: everything, or the sample where that was edited or alone is checked."""
+        if name in self.edits or not self.all_checked:
+            return self.views
+        return dataclasses.replace(self.whole, ignore_index=self.views.ignore_index)
+
+    @cached_property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Least and largest value of each side, void ones included; nan where there is none but NaN."""
+        sides = ("preds", "target")
+        return {name: value_range(getattr(piece, name) for piece in _pieces(self.shown(name))) for name in sides}
 
     @property
     def looks_one_hot(self) -> bool:
@@ -173,7 +206,8 @@ class Batch:
         if isinstance(self.views, MaskViews):
             return _planes_of_masks(self.views)
         planes = _planes_of_labels(self.views)
-        void = torch.tensor(self.counting.void_outputs, dtype=torch.int64)
+        ignored = [label for label in self.counting.ignore_index if 0 <= label < self.counting.num_classes]
+        void = torch.tensor(ignored, dtype=torch.int64)
         return dataclasses.replace(planes, scored=planes.scored.index_fill(0, void, value=False))
 
     def axis(self, spatial: int) -> int:
@@ -182,6 +216,19 @@ class Batch:
         if self.counting.class_dim == 1 or ndim == len(self.steps):
             return spatial - (len(self.steps) - 1)
         return spatial + 1 + (spatial + 1 >= self.counting.class_dim % ndim)
+
+
+def value_range(pieces: Iterable[Tensor]) -> tuple[float, float]:
+    """Least and largest value that isn't NaN; nan where there is none."""
+    least, most = math.inf, -math.inf
+    for piece in pieces:
+        values = piece if piece.is_floating_point() or piece.element_size() == 1 else piece.to(torch.int64)
+        if values.numel() and bool(torch.aminmax(values).min.isnan()):
+            values = values[~values.isnan()]
+        if values.numel():
+            low, high = torch.aminmax(values)
+            least, most = min(least, float(low)), max(most, float(high))
+    return (least, most) if least <= most else (math.nan, math.nan)
 
 
 def _steps(space: tuple[int, ...], classes: int) -> tuple[int, ...]:
@@ -261,7 +308,10 @@ def _planes_of_masks(views: MaskViews) -> Planes:
         counted = counted & ~preds.isnan()
         if views.probabilities:
             counted = counted & (preds >= -TOLERANCE) & (preds <= 1 + TOLERANCE)
-        planes = torch.stack([preds[:, label] > cutoff for label, cutoff in enumerate(views.cutoffs)], dim=1)
+        if len(set(views.cutoffs)) == 1:
+            planes = preds > views.cutoffs[0]
+        else:
+            planes = torch.stack([preds[:, label] > cutoff for label, cutoff in enumerate(views.cutoffs)], dim=1)
     else:
         counted = counted & ((preds == 0) | (preds == 1))
         planes = preds == 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics_dice_ext._counts import OverlapCounts
 from torchmetrics_dice_ext._diagnosis._batch import Batch
 from torchmetrics_dice_ext._diagnosis._report import Finding, Severity
+from torchmetrics_dice_ext._options import Readout
 from torchmetrics_dice_ext._reductions import average_classes, score_pooled
 from torchmetrics_dice_ext._scores import dice, precision, recall
 from torchmetrics_dice_ext._views import MaskViews
@@ -19,8 +20,9 @@ _MANY = 4096  # voxels from which on a perfect score is suspicious, and a consta
 _SHOWN = 6
 
 
-def find_outcomes(batch: Batch, names: Sequence[str]) -> Iterator[Finding]:
+def find_outcomes(batch: Batch, readout: Readout) -> Iterator[Finding]:
     """What is worth knowing of a batch whose preds and target fit each other."""
+    names = _names(batch, readout)
     n = batch.planes.counts
     if not bool((n.support > 0).any()):
         void = "every voxel is void" if batch.views.target.numel() else "the batch has no voxels"
@@ -37,10 +39,17 @@ def find_outcomes(batch: Batch, names: Sequence[str]) -> Iterator[Finding]:
         yield constant
     else:
         yield from _never_predicted(batch, names)
-        yield from _background_only(batch)
-    yield from _absent(batch, names)
+        if readout.include_background:
+            yield from _background_only(batch)
+    yield from _absent(batch, names, readout)
     yield from _imbalance(batch, names)
-    yield from _perfect(batch)
+
+
+def _names(batch: Batch, readout: Readout) -> Sequence[str | int]:
+    """What the classes are called: their names if they fit, else their numbers."""
+    if readout.class_names is not None and len(readout.class_names) == batch.counting.num_classes:
+        return readout.class_names
+    return ("foreground",) if batch.counting.task == "binary" else range(batch.counting.num_classes)
 
 
 def find_low_dice(batch: Batch) -> Iterator[Finding]:
@@ -63,6 +72,7 @@ def _finding(
     batch: Batch, code: str, severity: Severity, message: str, remedy: str, after: float | None = None
 ) -> Finding:
     before = batch.planes.dice
+    message = f"in the sample, {message}" if batch.sampled else message
     return Finding(code=code, severity=severity, message=message, remedy=remedy, dice_before=before, dice_after=after)
 
 
@@ -78,7 +88,7 @@ def _constant(batch: Batch) -> Finding | None:
     same = bool((class_scores == class_scores.flatten()[0]).all())
     seen = ""
     if preds.is_floating_point() and isinstance(batch.views, MaskViews):
-        low, high = (float(value) for value in torch.aminmax(preds))
+        low, high = batch.ranges["preds"]
         cutoff = ", ".join(f"{c:.3g}" for c in dict.fromkeys(batch.views.cutoffs))
         seen = f"; preds lie from {low:.3g} to {high:.3g}, the cutoff is {cutoff}"
     background = not bool(n.pred_cardinality[planes.foreground :].any())
@@ -100,12 +110,12 @@ def _constant(batch: Batch) -> Finding | None:
     )
 
 
-def _never_predicted(batch: Batch, names: Sequence[str]) -> Iterator[Finding]:
+def _never_predicted(batch: Batch, names: Sequence[str | int]) -> Iterator[Finding]:
     n = batch.planes.counts
     missing = _indices((n.target_cardinality > 0) & (n.pred_cardinality == 0) & batch.planes.scored)
     if missing:
         shown = _named(missing, names, n.target_cardinality)
-        message = f"in the target, but never predicted: class {shown}; their Dice is 0."
+        message = f"never predicted, though in the target: class {shown}; their Dice is 0."
         yield _finding(batch, "class_never_predicted", "warning", message, _per_class(batch))
 
 
@@ -136,25 +146,26 @@ def _background_only(batch: Batch) -> Iterator[Finding]:
         yield _finding(batch, "background_only", "warning", message, remedy, foreground)
 
 
-def _absent(batch: Batch, names: Sequence[str]) -> Iterator[Finding]:
+def _absent(batch: Batch, names: Sequence[str | int], readout: Readout) -> Iterator[Finding]:
     """Classes that are not in the target: predicted ones cost a whole class of the macro average."""
     planes = batch.planes
     n = planes.counts
     absent = (n.target_cardinality == 0) & (n.support > 0) & planes.scored
     invented = _indices(absent & (n.pred_cardinality > 0))
     if bool(absent[planes.foreground :].all()) and not bool(n.pred_cardinality[planes.foreground :].any()):
-        message = "target and preds have no foreground: its Dice is 0/0, which is nan and skipped by averages."
-        remedy = "DiceScore(..., zero_division=1.0)  # if an empty image that is left empty should count as right"
-        yield _finding(batch, "class_absent", "info", message, remedy)
+        if math.isnan(readout.zero_division):
+            message = "target and preds have no foreground: its Dice is 0/0, which is nan and skipped by averages."
+            remedy = "DiceScore(..., zero_division=1.0)  # if an empty image that is left empty should count as right"
+            yield _finding(batch, "class_absent", "info", message, remedy)
         return
     present = planes.class_dice[n.target_cardinality > 0]
-    if invented and (not present.numel() or float(present.mean()) - planes.dice >= 0.05):
+    if invented and readout.average == "macro" and (not present.numel() or float(present.mean()) - planes.dice >= 0.05):
         shown = _named(invented, names, n.pred_cardinality)
         message = f"predicted, but not in the target: class {shown}; macro averages their Dice of 0 in."
         yield _finding(batch, "class_absent", "info", message, _per_class(batch))
 
 
-def _imbalance(batch: Batch, names: Sequence[str]) -> Iterator[Finding]:
+def _imbalance(batch: Batch, names: Sequence[str | int]) -> Iterator[Finding]:
     """A tiny class, where macro and micro tell different stories."""
     planes = batch.planes
     n = planes.counts
@@ -173,8 +184,8 @@ def _imbalance(batch: Batch, names: Sequence[str]) -> Iterator[Finding]:
         yield _finding(batch, "imbalance", "info", message, _per_class(batch))
 
 
-def _perfect(batch: Batch) -> Iterator[Finding]:
-    """Not one voxel wrong."""
+def find_leak(batch: Batch) -> Iterator[Finding]:
+    """Not one voxel wrong; of a batch as it was given, for what a remedy makes equal was not."""
     planes = batch.planes
     n = planes.counts
     varied = bool(((n.target_cardinality > 0) & (n.target_cardinality < n.support)).any())
@@ -190,6 +201,6 @@ def _indices(chosen: Tensor) -> list[int]:
     return [int(i) for i in torch.nonzero(chosen).flatten()]
 
 
-def _named(classes: list[int], names: Sequence[str], voxels: Tensor) -> str:
-    shown = [f"{names[k]} ({int(voxels[k])} voxels)" for k in classes[:_SHOWN]]
+def _named(classes: list[int], names: Sequence[str | int], voxels: Tensor) -> str:
+    shown = [f"{names[k]} ({int(voxels[k])} voxel{'s' * (int(voxels[k]) != 1)})" for k in classes[:_SHOWN]]
     return ", ".join(shown) + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 if TYPE_CHECKING:
     from torchmetrics_dice_ext._diagnosis._batch import Batch
@@ -26,8 +29,9 @@ class Finding:
             valid score that is unlikely to be wanted; "info": worth knowing when the score is read.
         message: What was seen, with the figures.
         remedy: The way out, as code.
-        dice_before: Dice of the batch as it is (macro, global); None where the metrics refuse it.
-        dice_after: Dice after the remedy; None where that can't be tested.
+        dice_before: Dice (macro, global) after the remedies of the findings before this one; None where the metrics
+            refuse the batch.
+        dice_after: Dice after this remedy too; None where that can't be tested, or where the metrics still refuse.
     """
 
     code: str
@@ -61,8 +65,9 @@ class Diagnosis:
     """What `diagnose` found in one batch; `str()` of it is a report to paste into an issue.
 
     Attributes:
-        findings: Gravest first, then by how much they explain; empty where nothing is wrong.
-        dice: Dice of the batch as it is (macro, global, on the voxels looked at); None where the metrics refuse it.
+        findings: Gravest first, then causes before what follows from them; empty where nothing is wrong.
+        dice: Dice of the batch as it is (macro, global, on the voxels looked at); None where the metrics refuse it,
+            nan where there is none.
         facts: What was looked at, in lines.
     """
 
@@ -95,12 +100,19 @@ class Diagnosis:
 
         codes = ", ".join(finding.code for finding in self.findings)
         title = str(self).splitlines()[0] + (f": {codes}" if codes else "")
-        return draw(self._batch, title, str(self))
+        with torch.device("cpu"):  # whatever device the user has made the default
+            return draw(self._batch, title, str(self))
 
 
 def ranked(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Gravest first, then by gain; the order of the checks decides between equals."""
-    return tuple(sorted(findings, key=gravity))
+    """Gravest first, else as they were found; a finding says what lesser ones were remedied before it was seen."""
+    told: list[Finding] = []
+    for finding in findings:
+        rank = _RANKS[finding.severity]
+        lesser = [known.code for known in told if known.dice_after is not None and _RANKS[known.severity] > rank]
+        text = f"{finding.message} Seen after the remedy of {', '.join(lesser)}." if lesser else finding.message
+        told.append(dataclasses.replace(finding, message=text))
+    return tuple(sorted(told, key=lambda finding: _RANKS[finding.severity]))
 
 
 def gravity(finding: Finding) -> tuple[int, float]:

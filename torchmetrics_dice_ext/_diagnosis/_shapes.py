@@ -18,6 +18,7 @@ from torchmetrics_dice_ext._diagnosis._report import Finding
 from torchmetrics_dice_ext._inputs import FLOATS, read_inputs
 from torchmetrics_dice_ext._kernels.reference import count_views
 from torchmetrics_dice_ext._options import Counting, Task
+from torchmetrics_dice_ext._views import Form, LabelViews
 
 _MOST_TRIED = 12  # readings that are compared by their Dice
 _MOST_RESIZED = 1 << 25
@@ -287,9 +288,53 @@ def _resize(tensor: Tensor, size: tuple[int, ...]) -> Tensor:
     return tensor
 
 
+def find_one_hot_labels(batch: Batch) -> tuple[Finding, Batch] | None:
+    """One-hot integers that are read as label maps, and the batch read as one-hot along the axis that tells."""
+    preds, counting, views = batch.given[0], batch.counting, batch.views
+    if not isinstance(views, LabelViews) or not views.preds_form is views.target_form is Form.LABELS:
+        return None
+    for axis in (a for a in range(preds.ndim - 1, 0, -1) if preds.shape[a] == counting.num_classes):
+        dim = -1 if axis == preds.ndim - 1 else axis
+        try:
+            after = batch.reread(class_dim=dim, input_format="one-hot")
+        except ValueError:
+            continue
+        sides = after.views.preds, after.views.target
+        used = int(after.planes.target.transpose(0, 1).flatten(1).any(1).sum())
+        if used < 2 or sides[1].numel() < _LEAST * counting.num_classes or not all(map(_is_one_hot, sides)):
+            continue
+        same_axis = axis == counting.class_dim % preds.ndim
+        remedy = 'input_format="one-hot"' if same_axis else f'class_dim={dim}, input_format="one-hot"'
+        message = (
+            f"each voxel of preds and target sums to 1 over axis {axis}, which has {counting.num_classes} entries: they"
+            " are one-hot, and were read as label maps."
+        )
+        finding = Finding(
+            code="one_hot_as_labels",
+            severity="error",
+            message=message + about_mask(batch, after),
+            remedy=f"diagnose(preds, target, {remedy}, ...)  # the metrics take the same options",
+            dice_before=batch.planes.dice,
+            dice_after=after.planes.dice,
+        )
+        return finding, after
+    return None
+
+
+def about_mask(batch: Batch, after: Batch) -> str:
+    """That a mask has been left aside, if it has."""
+    return "" if after.given[2] is batch.given[2] else " Their mask has the class axis too, and is left aside."
+
+
+def _is_one_hot(side: Tensor) -> bool:
+    return bool((side >= 0).all()) and bool((side.sum(1) == 1).all())
+
+
 def find_one_hot_masks(batch: Batch) -> tuple[Finding, Batch] | None:
     """Binary masks that are one-hot along an axis taken for a spatial one, and the batch with that axis for classes."""
     preds, target, mask = batch.given
+    if batch.edits and not batch.sampled:  # what a remedy has made of them
+        preds, target = batch.views.preds[:, 0], batch.views.target[:, 0]
     if batch.counting.task != "binary" or preds.shape != target.shape or target.ndim != len(batch.steps):
         return None
     planes = batch.planes

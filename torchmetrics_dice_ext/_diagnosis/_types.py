@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchmetrics_dice_ext._cases import read_case_ids
 from torchmetrics_dice_ext._diagnosis._report import Finding
 from torchmetrics_dice_ext._inputs import FLOATS, INTEGERS
+from torchmetrics_dice_ext._options import AggregationLevel
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,7 @@ def read_side(name: str, value: Any) -> Side:
     try:
         tensor = value if isinstance(value, Tensor) else _convert(name, value, findings)
         fact = f"{name}: {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} on {tensor.device}"
-        tensor = _countable(name, tensor.detach(), findings)
-        tensor = tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
-        tensor.reshape(-1)[:1].tolist()  # a tensor without storage can't be read
+        tensor = _countable(name, _readable(tensor), findings)
     except Exception as error:  # whatever foreign objects raise when they are read
         kind = type(value)
         message = f"`{name}` of type {kind.__module__}.{kind.__qualname__} can't be read as one dense array: {error}"
@@ -43,12 +43,32 @@ def read_side(name: str, value: Any) -> Side:
 
 
 def read_mask(mask: Any) -> tuple[Tensor | None, list[Finding]]:
-    """The mask if it is a bool tensor."""
-    if mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.layout == torch.strided):
-        return mask, []
-    seen = str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__qualname__
+    """The mask if it is a bool tensor that can be read."""
+    if mask is None:
+        return None, []
+    seen, remedy = type(mask).__qualname__, "mask = torch.as_tensor(mask) != 0"
+    if isinstance(mask, Tensor):
+        try:
+            seen = str(mask.dtype)
+            if mask.dtype == torch.bool and mask.layout == torch.strided:
+                return _readable(mask), []
+        except Exception as error:  # whatever a subclass raises, or torch without storage
+            seen, remedy = f"one that can't be read: {error}", "mask = target != 255  # a mask that holds values"
     message = f"`mask` must be a bool tensor, True where a voxel counts, got {seen}; what follows leaves it aside."
-    return None, [_error("bad_mask", message, "mask = torch.as_tensor(mask) != 0")]
+    return None, [_error("bad_mask", message, remedy)]
+
+
+def check_case_ids(case_ids: Any, level: AggregationLevel, samples: int) -> list[Finding]:
+    """A finding where a metric of that level would refuse the case ids."""
+    try:
+        if level == "casewise":
+            read_case_ids(case_ids, samples)
+        elif case_ids is not None:
+            raise ValueError(f"`case_ids` belong to `aggregation_level='casewise'`, got them at {level!r}.")
+    except Exception as error:  # whatever foreign objects raise when they are read
+        remedy = "metric.update(preds, target, case_ids=[...])  # one per sample, and at the level casewise alone"
+        return [_error("bad_case_ids", str(error), remedy)]
+    return []
 
 
 def on_one_device(
@@ -96,6 +116,15 @@ def _convert(name: str, value: Any, findings: list[Finding]) -> Tensor:
         warnings.simplefilter("ignore")  # of read-only arrays and slow lists: nothing is written, and it comes once
         tensor = torch.as_tensor(value)
     findings.append(_error("not_a_tensor", message, remedy))
+    return tensor
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """The plain tensor; raises where its values can't be read, as without storage or with too small a one."""
+    tensor = tensor.detach()
+    tensor = tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
+    if tensor.layout == torch.strided and not tensor.is_quantized:
+        tensor.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).reshape(-1)[:1].tolist()
     return tensor
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._diagnosis._batch import Batch
 from torchmetrics_dice_ext._diagnosis._report import Finding
-from torchmetrics_dice_ext._diagnosis._shapes import CLOSE
+from torchmetrics_dice_ext._diagnosis._shapes import CLOSE, about_mask
 from torchmetrics_dice_ext._faults import Fault
-from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews
+from torchmetrics_dice_ext._kernels.reference import count_views, valid_entries
+from torchmetrics_dice_ext._tiles import cut, cut_channels, tiles
+from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
 _USUAL_VOID = (255, -1, -100, 254, 250, 128, 99)
 _SHOWN = 8
+_MOST_DISTINCT = 1024  # values that are told apart
+_MOST = 0.5  # share of fractions from which on a target holds scores; interpolation makes them at edges alone
+_FEW = 0.01  # share of the entries that may lie outside [0, 1] by mischance
+_BOX = 1 << 20
 _MOST_TIMES = 4  # a number of classes is wrong by this factor at most
 
 
@@ -35,17 +40,25 @@ class Reading:
 
 @dataclass(frozen=True)
 class Side:
-    """The malformed side of a batch: its distinct values in the sample, ascending, void ones left out."""
+    """The malformed side of a batch."""
 
     name: str
     batch: Batch
-    values: list[float]
 
-    @property
-    def tensor(self) -> Tensor:
-        """The sampled tensor."""
-        views = self.batch.views
-        return views.target if self.name == "target" else views.preds
+    @cached_property
+    def values(self) -> list[float]:
+        """Distinct values but void ones and NaN, ascending; where there are very many, the extremes and some others."""
+        known = torch.zeros(0)
+        for entries, valid in _boxes(self.batch.shown(self.name), self.name):
+            kept = valid & (entries == entries)
+            values = entries.flatten() if bool(kept.all()) else entries[kept]
+            known = known.to(values)
+            if len(known) <= _MOST_DISTINCT:
+                values = values[~torch.isin(values, known)]
+            elif values.numel():
+                values = torch.stack(torch.aminmax(values))
+            known = torch.cat((known, values)).unique()
+        return [float(value) for value in known.tolist()]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -68,7 +81,8 @@ class Side:
         """The values in words."""
         if len(self.values) <= _SHOWN:
             return "{" + ", ".join(f"{value:g}" for value in self.values) + "}"
-        return f"{len(self.values)} values from {self.values[0]:g} to {self.values[-1]:g}"
+        number = f"{len(self.values)} " if len(self.values) <= _MOST_DISTINCT else ""
+        return f"{number}values from {self.values[0]:g} to {self.values[-1]:g}"
 
     def edited(self, edit: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with this side changed."""
@@ -81,6 +95,10 @@ class Side:
 
 def check_values(batch: Batch) -> tuple[Batch, list[Finding]]:
     """A finding per kind of malformed value, and the batch as the likeliest readings leave it."""
+    swapped = _swapped(batch)
+    if swapped is not None:
+        batch, findings = check_values(swapped.batch)
+        return batch, [_finding(swapped), *findings]
     findings = []
     faults = batch.faults().tolist()
     if faults[Fault.PREDS_LABEL] and faults[Fault.TARGET_LABEL]:  # one cause on both sides, such as labels from 1
@@ -89,7 +107,7 @@ def check_values(batch: Batch) -> tuple[Batch, list[Finding]]:
             batch, faults[Fault.PREDS_LABEL], faults[Fault.TARGET_LABEL] = both.batch, 0, 0
             findings.append(_finding(both))
     for fault in sorted(Fault, key=lambda fault: not fault.name.startswith("TARGET")):
-        if faults[fault]:
+        if faults[fault] and not _mended(fault, batch):
             reading = _likeliest(list(_readings(fault, batch, faults[fault])))
             findings.append(_finding(reading))
             batch = reading.batch
@@ -115,23 +133,58 @@ def _likeliest(readings: list[Reading]) -> Reading:
     return next(r for r, figure in zip(tested, figures, strict=True) if figure >= max(figures) - CLOSE)
 
 
-def _side(name: str, batch: Batch) -> Side:
-    views = batch.views
-    tensor = views.target if name == "target" else views.preds
-    kept = torch.ones_like(tensor, dtype=torch.bool)
-    if views.mask is not None:
-        kept &= views.mask if tensor.ndim == views.mask.ndim else views.mask.unsqueeze(1)
-    if name == "target":
-        for value in views.ignore_index:
-            kept &= tensor != value
-    values = torch.unique(tensor[kept]).tolist()
-    return Side(name, batch, sorted(float(value) for value in values if value == value))
+def _name(fault: Fault) -> str:
+    return "target" if fault.name.startswith("TARGET") else "preds"
+
+
+def _voxels(number: int) -> str:
+    return f"{number} voxel{'s' * (number != 1)}"
+
+
+def _mended(fault: Fault, batch: Batch) -> bool:
+    """Whether the remedy for another fault of the same side has mended this one too."""
+    return _name(fault) in batch.edits and not bool(count_views(batch.views)[1][fault])
+
+
+def _boxes(views: Views, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """The entries `(n, c, v)` of a side, box by box, and where they aren't void."""
+    side = views.target if name == "target" else views.preds
+    flat = side.ndim == len(views.space)  # without a class axis
+    for box in tiles(views.space, max(1, _BOX // (1 if flat else side.shape[1]))):
+        entries = cut(side, box).unsqueeze(1) if flat else cut_channels(side, box)
+        if not entries.is_floating_point():
+            entries = entries.to(torch.int64)
+        elif entries.element_size() < 4:
+            entries = entries.to(torch.float32)
+        yield entries, valid_entries(views, box).expand_as(entries)
+
+
+def _swapped(batch: Batch) -> Reading | None:
+    """Scores or probabilities as target, and labels as preds."""
+    preds, target, mask = batch.given
+    scores, labels = batch.views.target, batch.views.preds
+    if not scores.is_floating_point() or (labels.is_floating_point() and bool((labels * (labels - 1) != 0).any())):
+        return None
+    fractions = (scores != scores.trunc()) & ~scores.isnan()
+    share = float((fractions.any(1) if scores.ndim > len(batch.steps) else fractions).double().mean())
+    if not share > _MOST:
+        return None
+    try:
+        after = Batch.read(target, preds, mask, batch.counting)
+    except ValueError:
+        return None
+    low, high = batch.ranges["target"]
+    message = (
+        f"target lies from {low:.4g} to {high:.4g}, with fractions in {share:.0%} of the voxels, and preds hold labels"
+        " alone: the arguments look swapped, preds come first."
+    )
+    return Reading("swapped_arguments", message, "diagnose(target, preds, ...)", after)
 
 
 def _readings(fault: Fault, batch: Batch, voxels: int) -> Iterator[Reading]:
     """What the values of one kind of fault could be, the likeliest first; the last one changes nothing."""
-    side = _side("target" if fault.name.startswith("TARGET") else "preds", batch)
-    number = f"{voxels} voxel{'s' * (voxels != 1)}"
+    side = Side(_name(fault), batch)
+    number = _voxels(voxels) + ("" if batch.all_checked else " of the sample")
     if fault is Fault.PREDS_NAN:
         message = f"preds are NaN in {number}: a diverged loss, or a division by zero; the Dice is that of the rest."
         yield Reading(
@@ -140,7 +193,8 @@ def _readings(fault: Fault, batch: Batch, voxels: int) -> Iterator[Reading]:
     elif fault is Fault.AMBIGUOUS:
         yield from _one_hot_as_labels(batch)
     elif fault is Fault.PREDS_PROBABILITY:
-        yield from _out_of_range_probabilities(side, number)
+        few = voxels <= _FEW * batch.shown("preds").preds.numel()
+        yield from _out_of_range_probabilities(side, number, few=few)
     elif fault in (Fault.PREDS_ONE_HOT, Fault.TARGET_ONE_HOT):
         yield from _not_one_hot(side, number)
     elif fault is Fault.TARGET_FRACTION:
@@ -155,12 +209,12 @@ def _one_hot_as_labels(batch: Batch) -> Iterator[Reading]:
         f"preds and target hold integers of one shape, axis {axis} has {size} entries and each voxel sums to 1 over it:"
         " they are one-hot, but two integer tensors of one shape are read as label maps."
     )
-    counting = dataclasses.replace(batch.counting, input_format="one-hot")
     remedy = 'diagnose(preds, target, input_format="one-hot", ...)  # the metrics take the same option'
-    yield Reading("one_hot_as_labels", message, remedy, Batch.read(*batch.given, counting))
+    after = batch.reread(input_format="one-hot")
+    yield Reading("one_hot_as_labels", message + about_mask(batch, after), remedy, after)
 
 
-def _out_of_range_probabilities(side: Side, number: str) -> Iterator[Reading]:
+def _out_of_range_probabilities(side: Side, number: str, *, few: bool) -> Iterator[Reading]:
     values, batch = side.values, side.batch
     seen = (
         f"preds hold values from {values[0]:g} to {values[-1]:g}, outside [0, 1] in {number}"
@@ -173,19 +227,23 @@ def _out_of_range_probabilities(side: Side, number: str) -> Iterator[Reading]:
         return
     if values and values[0] >= 0:
         for scale in (255, 100):
-            if 2 < values[-1] <= scale:
+            if (scale / 2 if few else 2) < values[-1] <= scale:
                 message = f"{seen}: probabilities scaled by {scale}."
                 yield side.reading("scaled_preds", message, f"preds / {scale}", partial(torch.div, other=scale))
     if values and values[0] > -0.25 and values[-1] < 1.25:
         message = f"{seen} by little: probabilities that interpolation or averaging has moved."
         yield side.reading("probabilities_out_of_range", message, "preds.clamp(0, 1)", lambda x: x.clamp(0, 1))
+    if few:
+        message = f"{seen}: probabilities but for these few."
+        remedy = "preds.clamp(0, 1)  # and look where these come from"
+        yield side.reading("probabilities_out_of_range", message, remedy, lambda x: x.clamp(0, 1))
     message = f"{seen}: they are logits, and were given as probabilities."
     remedy = "diagnose(preds, target, from_logits=True, ...)  # the metrics take the same option"
     yield Reading("logits_as_probabilities", message, remedy, batch.edited(from_logits=True))
 
 
 def _not_one_hot(side: Side, number: str) -> Iterator[Reading]:
-    name, tensor = side.name, side.tensor
+    name = side.name
     if len(side.values) == 2 and side.values[0] == 0 and side.values[1] != 1:
         message = f"{name} is one-hot but for its scale: it holds {side.shown}."
         yield side.reading("scaled_mask", message, f"{name} > 0", lambda x: x > 0)
@@ -196,14 +254,20 @@ def _not_one_hot(side: Side, number: str) -> Iterator[Reading]:
         )
         yield side.reading("fractional_mask", message, f"{name}.argmax(1)", lambda x: _one_hot(x.argmax(1), x.shape[1]))
         return
-    classes = (tensor == 1).sum(1)
-    several, none = int((classes > 1).sum()), int((classes == 0).sum())
+    if any(value not in (0, 1) for value in side.values):
+        message = f"{name} has the shape of a one-hot tensor, but holds {side.shown}: malformed in {number}."
+        yield Reading("not_one_hot", message, f"print({name}.unique())", side.batch, tested=False)
+        return
+    none = several = 0
+    for entries, valid in _boxes(side.batch.shown(name), name):
+        classes = (entries == 1).sum(1)[valid[:, 0]]
+        none, several = none + int((classes == 0).sum()), several + int((classes > 1).sum())
     if none > several:
-        message = f"{name} is one-hot, but has no class in {none} voxels of the sample: is the background missing?"
+        message = f"{name} is one-hot, but has no class in {_voxels(none)}: is the background missing?"
         remedy = f"torch.cat([1 - {name}.amax(1, keepdim=True), {name}], dim=1)  # and num_classes + 1"
         yield Reading("not_one_hot", message, f"{name} = {remedy}", side.batch, tested=False)
         return
-    message = f"{name} has several classes in {several} voxels of the sample: overlapping masks, not one-hot."
+    message = f"{name} has several classes in {_voxels(several)}: overlapping masks, not one-hot."
     yield Reading("not_one_hot", message, 'diagnose(preds, target, task="multilabel", ...)', side.batch, tested=False)
 
 
@@ -213,19 +277,12 @@ def _one_hot(labels: Tensor, size: int) -> Tensor:
 
 def _fractions(side: Side, number: str) -> Iterator[Reading]:
     batch, values = side.batch, side.values
-    if bool(side.tensor.isnan().any()):
+    if any(bool(entries[valid].isnan().any()) for entries, valid in _boxes(batch.shown("target"), "target")):
         message = f"target holds NaN or fractions in {number}; the Dice is that of the rest."
         yield Reading("nan", message, "target = target.nan_to_num(255)  # and ignore_index=255", batch)
         return
     yield from _scaled(side)
     if isinstance(batch.views, MaskViews) and values and 0 <= values[0] <= values[-1] <= 1:
-        preds = _side("preds", batch).values
-        if set(preds) <= {0.0, 1.0}:
-            message = (
-                "target holds fractions and preds hold 0 and 1 alone: the arguments look swapped, preds come first."
-            )
-            swapped = batch.edited(preds=lambda _: batch.views.target, target=lambda _: batch.views.preds)
-            yield Reading("swapped_arguments", message, "diagnose(target, preds, ...)", swapped)
         message = f"target holds {side.shown}, fractions in {number}: a mask that was interpolated."
         yield side.reading(
             "fractional_mask", message, "target > 0.5  # and resize masks with nearest neighbours", _halves
@@ -245,7 +302,7 @@ def _halves(mask: Tensor) -> Tensor:
 
 def _both_sides(batch: Batch) -> Reading | None:
     """Label maps that agree on labels other than 0 to C - 1: from 1 to C, or more of them."""
-    sides = [_side(name, batch) for name in ("preds", "target")]
+    sides = [Side(name, batch) for name in ("preds", "target")]
     size = batch.counting.num_classes
     if any(not side.values or side.values[0] < 0 or side.values[-1] > _MOST_TIMES * size for side in sides):
         return None
@@ -374,10 +431,10 @@ def _both_labels(views: LabelViews) -> bool:
 
 def _infinite(batch: Batch) -> list[Finding]:
     """Infinite scores: they can be compared, but not averaged or trained with."""
-    preds = batch.views.preds
-    if not preds.is_floating_point() or not bool(preds.isinf().any()):
+    if math.inf not in map(abs, batch.ranges["preds"]):
         return []
-    share = float(preds.isinf().float().mean())
+    views = batch.shown("preds")
+    share = sum(int(entries.isinf().sum()) for entries, _ in _boxes(views, "preds")) / views.preds.numel()
     message = (
         f"preds are infinite in {share:.2%} of the entries; hard scores can take that, soft scores and losses can't."
     )
