@@ -418,6 +418,17 @@ def test_class_axis_where_two_axes_have_the_size():
     assert "class_dim=2" in first.remedy
 
 
+def test_another_class_axis_that_leaves_another_space():
+    g = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 2, (2, 4, 6, 4), generator=g)
+    target[:, 0] = 0
+    target[:, 0, :2, 0] = 1
+    preds = 0.1 + 0.8 * target
+    preds[:, 0, 0, 0] = 0.1  # half of a small label is missed, which along the last axis hardly counts
+    diagnosis = diagnose(preds, target, task="multilabel", num_labels=4)
+    assert [f.code for f in diagnosis.findings if f.severity == "error"] == [], str(diagnosis)
+
+
 def test_a_flip_of_nearly_symmetric_images():
     preds, target = scene("brain").binary
     diagnosis = diagnose(preds.flip(-1), target, task="binary")

@@ -59,6 +59,8 @@ def judge(proposal: Proposal, dice_before: float) -> Finding | None:
         return None
     if after - before >= GAIN:
         nats, trusted = surprise(proposal.after) - proposal.choices, proposal.trusted
+    elif proposal.before.preds.shape != proposal.after.preds.shape:  # there are no places to compare
+        return None
     elif after - before >= SMALL_GAIN and 1 - after <= (1 - before) / 2:
         nats, trusted = consistency(proposal.before, proposal.after) - proposal.choices, False
     else:
