@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import setting
+from benchmarks.measuring import peak_extra_memory, setting
 
 CLASSES, EDGE, REPEATS = 14, 96, 7
 MIB = 2**20
@@ -53,25 +53,6 @@ def step(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tenso
     value.backward()
     logits.grad = None
     return value.item()
-
-
-def resident(field: str) -> int:
-    """Memory of this process in bytes: "VmRSS" now, "VmHWM" at its peak (Linux)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
-def peak_extra_memory(run: Callable[[], object], device: str) -> int:
-    """Bytes that `run` needs at its peak beyond what is held before."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    before = resident("VmRSS")
-    run()
-    return resident("VmHWM") - before
 
 
 def measure(name: str, device: str) -> dict[str, float]:
