@@ -5,7 +5,7 @@ READY := .venv/ready
 
 .PHONY: example test test-oldest fuzz soak mutation coverage lint format type bench bench-gpu docs build clean
 
-example: $(READY)  ## Train a small U-Net on real data, validate it on one and two processes, draw the result
+example: $(READY)  ## Train a small U-Net on brain images, validate it on one and two processes, draw the result
 	$(BIN)/python examples/brain_tissue.py
 
 test: $(READY)  ## All tests and doctests, the tests on two workers

@@ -1,6 +1,6 @@
-"""A small U-Net learns brain tissue from a real MR image, scored by one `OverlapReport` in Lightning.
+"""A small U-Net learns brain tissue from an average of 152 heads, scored by one `OverlapReport` in Lightning.
 
-The MNI152 template (T1-weighted, 1 mm, average of 152 heads, carried by nilearn) is cut into axial slices, and each
+The MNI152 template (T1-weighted, 1 mm, carried by nilearn) is cut into axial slices, and each
 voxel is labelled background, gray matter or white matter by the tissue maps that belong to it. The network trains on
 blocks of slices and is validated on blocks in between, five slices away from the nearest that it has seen.
 

@@ -1,4 +1,4 @@
-"""Why is my Dice near zero, or above one? The usual questions on a real MR image, each answered by `diagnose`.
+"""Why is my Dice near zero, or above one? The usual questions on a brain image, each answered by `diagnose`.
 
 The MNI152 template (T1-weighted, average of 152 heads, carried by nilearn) is the image, its tissue maps are the
 reference, and a real if simple model predicts: for each tissue a normal distribution of the intensity, fitted on other
