@@ -44,11 +44,15 @@ format: $(READY)
 type: $(READY)
 	$(BIN)/mypy
 
-bench: $(READY)  ## Time and memory on the CPU, against torchmetrics, MONAI and one read of the inputs
+bench: $(READY)  ## Time and memory of metrics and losses on the CPU, against torchmetrics, MONAI and one read of the inputs
 	$(BIN)/python -m benchmarks --device cpu
+	$(BIN)/python -m benchmarks --device cpu --plots
+	$(BIN)/python -m benchmarks.losses --device cpu
 
 bench-gpu:  ## The same on a GPU, by the interpreter that has torch for it
 	$(PYTHON) -m benchmarks --device cuda
+	$(PYTHON) -m benchmarks --device cuda --plots
+	$(PYTHON) -m benchmarks.losses --device cuda
 
 docs: $(READY)  ## The site from README, guides and docstrings, in build/docs; a warning is an error
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

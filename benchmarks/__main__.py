@@ -1,4 +1,4 @@
-"""Time and memory of an update, against torchmetrics, MONAI, mikan-rs and one read of the inputs.
+"""Time and memory of an update, against one read of the inputs, torchmetrics, and MONAI and mikan-rs where installed.
 
 ``python -m benchmarks`` checks the counts of each case against the reference backend, then lets all contenders take
 turns on the same random batches, and writes benchmarks/results/<device>.json and .md and, for the CPU, the table of the
@@ -32,6 +32,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.plots and args.only:
+        parser.error("--plots sweeps over its own cases, --only has no meaning there")
     if args.plots:
         sweep(args.device, args.seconds)
         return

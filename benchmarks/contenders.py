@@ -15,7 +15,7 @@ import torchmetrics.segmentation
 from torch import Tensor
 
 import torchmetrics_dice_ext
-from torchmetrics_dice_ext.functional import overlap_counts
+from torchmetrics_dice_ext.functional import overlap_counts, which_backend
 
 Batch = tuple[Tensor, Tensor]
 Update = Callable[[Tensor, Tensor], Any]
@@ -34,6 +34,7 @@ class Case:
     preds: torch.dtype = torch.float32
     target: torch.dtype = torch.int64
     options: dict[str, Any] = field(default_factory=dict)
+    channels_last: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -74,6 +75,8 @@ class Case:
             )
         scores = torch.randn(self.shape, generator=generator, device=device).to(self.preds)
         scores.scatter_add_(1, target.unsqueeze(1), torch.full_like(scores[:, :1], 3))
+        if self.channels_last:
+            scores = scores.movedim(1, -1).contiguous().movedim(-1, 1)
         return scores, target.to(self.target)
 
 
@@ -91,6 +94,7 @@ def cases(device: str) -> list[Case]:
     found = [Case(name, "multiclass", shape) for name, shape in logits.items()]
     found += [
         Case("bf16 logits (1, 14, 96³)", "multiclass", (1, 14, 96, 96, 96), torch.bfloat16),
+        Case("the same, channels-last", "multiclass", (1, 14, 96, 96, 96), torch.bfloat16, channels_last=True),
         Case(
             "samplewise logits (8, 4, 256²)",
             "multiclass",
@@ -151,7 +155,8 @@ def _ours(case: Case, backend: str) -> Update:
 
 def _torchmetrics(case: Case) -> dict[str, Callable[[], Update]]:
     segmentation, classification = torchmetrics.segmentation, torchmetrics.classification
-    options = {"multidim_average": "samplewise"} if case.options else {}
+    samplewise = case.options.get("aggregation_level") == "samplewise"
+    options = {"multidim_average": "samplewise"} if samplewise else {}
     f1 = {
         "multiclass": classification.MulticlassF1Score,
         "multilabel": classification.MultilabelF1Score,
@@ -220,15 +225,19 @@ def _mikan(case: Case) -> Update:
     )
 
 
-def gate(case: Case, batch: Batch) -> None:
-    """Stop unless the backend that serves a batch counts what the reference counts.
+def gate(case: Case, batch: Batch) -> str:
+    """The name of the backend that serves a batch; stop unless it is a compiled one that counts as the reference does.
 
     Raises:
-        SystemExit: It doesn't.
+        SystemExit: It isn't.
     """
-    counts = []
-    for backend in ("auto", "reference"):
-        os.environ[BACKEND] = backend
-        counts.append(torch.stack(overlap_counts(*batch, task=case.task, **case.counting)))
-    if not torch.equal(*counts):
-        raise SystemExit(f"{case.name}: the counts differ from the reference's.")
+    options: dict[str, Any] = {"task": case.task, **case.counting}
+    os.environ[BACKEND] = "reference"
+    truth = torch.stack(overlap_counts(*batch, **options))
+    os.environ[BACKEND] = "auto"
+    backend, passed_over = which_backend(*batch, **options)
+    if backend == "reference":
+        raise SystemExit(f"{case.name}: nothing compiled serves it. {passed_over}")
+    if not torch.equal(torch.stack(overlap_counts(*batch, **options)), truth):
+        raise SystemExit(f"{case.name}: the counts of {backend!r} differ from the reference's.")
+    return backend

@@ -1,7 +1,8 @@
 """Peak extra memory and time of forward + backward at (1, 14, 96³), against MONAI's losses on the same tensors.
 
 ``python -m benchmarks.losses`` measures each loss in its own process, on the CPU or with ``--device cuda`` on the GPU,
-prints a table, and writes benchmarks/results/losses-<device>.json. A loss that differs from its peer's stops the run.
+prints a table, and writes benchmarks/results/losses-<device>.json. A loss or a gradient that differs from its peer's
+stops the run.
 Memory is what a step needs at its peak beside preds and target; the gradient alone is as large as the logits.
 """
 
@@ -9,21 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.measuring import peak_extra_memory, setting
+from benchmarks.reporting import RESULTS
 
 CLASSES, EDGE, REPEATS = 14, 96, 7
 MIB = 2**20
-RESULTS = Path(__file__).parent / "results"
 PEERS = {"monai DiceLoss": "DiceLoss", "monai GeneralizedDiceLoss": "GeneralizedDiceLoss"}
 LOSSES = (*PEERS.values(), "TverskyLoss", *PEERS)
 
@@ -56,10 +57,13 @@ def step(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tenso
 
 
 def measure(name: str, device: str) -> dict[str, float]:
-    """Value, time and memory of one loss."""
+    """Value, size of the gradient, time and memory of one loss."""
     loss = loss_named(name)
     step(loss, *make_batch(16, device))  # whatever is set up once
     batch = make_batch(EDGE, device)
+    (gradient,) = torch.autograd.grad(loss(*batch), batch[:1])
+    norm = gradient.norm().item()
+    del gradient
     memory = peak_extra_memory(lambda: step(loss, *batch), device)
     times = []
     for _ in range(REPEATS):
@@ -68,10 +72,11 @@ def measure(name: str, device: str) -> dict[str, float]:
         times.append(time.perf_counter() - start)
     return {
         "loss": value,
+        "gradient_norm": norm,
         "median_ms": statistics.median(times) * 1e3,
         "spread_ms": (max(times) - min(times)) * 1e3,
-        "peak_extra_mib": memory / MIB,
-        "peak_extra_over_logits": memory / batch[0].nbytes,
+        "peak_extra_mib": math.nan if memory is None else memory / MIB,
+        "peak_extra_over_logits": math.nan if memory is None else memory / batch[0].nbytes,
     }
 
 
@@ -90,8 +95,9 @@ def main() -> None:
         rows[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(f"{name:28}" + "".join(f" {key} {value:9.4g} " for key, value in rows[name].items()))
     for peer, ours in PEERS.items():
-        if abs(rows[peer]["loss"] - rows[ours]["loss"]) > 1e-5:
-            raise SystemExit(f"{ours} gives {rows[ours]['loss']}, its peer {rows[peer]['loss']}.")
+        for what in ("loss", "gradient_norm"):
+            if not math.isclose(rows[peer][what], rows[ours][what], rel_tol=1e-4):
+                raise SystemExit(f"{what} of {ours}: {rows[ours][what]}, of its peer: {rows[peer][what]}.")
     written = {"setting": {"shape": [1, CLASSES, EDGE, EDGE, EDGE], **setting(args.device)}, "losses": rows}
     RESULTS.mkdir(exist_ok=True)
     result = RESULTS / f"losses-{args.device}.json"

@@ -21,14 +21,14 @@ from benchmarks.contenders import FLOOR, OURS, Batch, Case, Update, contenders, 
 
 SETS_BYTES = 1 << 30  # what the rotated batches of a case may take
 LEAST_SECONDS = 2e-3  # what one time stands for; shorter updates are repeated
-LEAST_BYTES = 1 << 22  # of preds; below, memory is too coarse to be measured
+LEAST_BYTES = 1 << 21  # of preds; below, memory is too coarse to be measured
 PACKAGES = ("torch", "torchmetrics", "torchmetrics-dice-ext", "monai", "mikan-rs", "numba", "triton")
 
 
-def measure(case: Case, device: str, seconds: float, few: bool = False) -> dict[str, dict[str, float | None]]:
+def measure(case: Case, device: str, seconds: float, few: bool = False) -> dict[str, dict[str, Any]]:
     """Milliseconds (median, and the quartiles) and peak extra memory of every contender's update."""
     first = case.batch(0, device)
-    gate(case, first)
+    backend = gate(case, first)
     held = sum(tensor.nbytes for tensor in first)
     batches = [first] + [case.batch(seed, device) for seed in range(1, max(1, min(4, SETS_BYTES // held)))]
     updates = {name: make() for name, make in contenders(case, device, few).items()}
@@ -45,7 +45,7 @@ def measure(case: Case, device: str, seconds: float, few: bool = False) -> dict[
             times[name].append(_time(updates[name], mine, device) / len(mine))
         turn += 1
     logits = first[0].nbytes
-    results: dict[str, dict[str, float | None]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, values in times.items():
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         memory = None
@@ -53,6 +53,7 @@ def measure(case: Case, device: str, seconds: float, few: bool = False) -> dict[
             memory = peak_extra_memory(lambda update=updates[name]: update(*first), device)
         results[name] = {"ms": median * 1e3, "low_ms": low * 1e3, "high_ms": high * 1e3, "turns": turn}
         results[name] |= {"extra_bytes": memory, "extra_over_preds": None if memory is None else memory / logits}
+    results[OURS]["backend"] = backend
     for result in results.values():
         result["over_floor"] = result["ms"] / results[FLOOR]["ms"]
         result["over_ours"] = result["ms"] / results[OURS]["ms"]
@@ -108,7 +109,7 @@ def setting(device: str) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name() if device != "cpu" else _processor(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if device == "cpu" else None,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "versions": found,

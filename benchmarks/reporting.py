@@ -44,7 +44,7 @@ def table(setting: dict[str, Any], results: Results) -> str:
             row.append(f"{measures[name]['over_ours']:.1f}" if name in measures else "")
         lines.append(f"| {' | '.join(row)} |")
     versions = ", ".join(f"{package} {version}" for package, version in setting["versions"].items())
-    where = f"{setting['device']}, {setting['threads']} threads" if setting["cores"] else setting["device"]
+    where = setting["device"] if setting["threads"] is None else f"{setting['device']}, {setting['threads']} threads"
     notes = f"{setting['date']}, {where}; {versions}. Times are medians, with the quartiles in brackets."
     return "\n".join([*lines, "", notes, ""])
 
@@ -58,7 +58,8 @@ def excerpt(setting: dict[str, Any], results: Results) -> str:
         row = [case, f"{_two(ours['ms'])} ms", _two(ours["over_floor"])]
         row += [f"{_two(measures[name]['over_ours'])} x" if name in measures else "" for name in SHORT]
         lines.append(f"| {' | '.join(row)} |")
-    versions = ", ".join(f"{package} {setting['versions'][package]}" for package in ("torch", "torchmetrics", "monai"))
+    shown = [package for package in ("torch", "torchmetrics", "monai") if package in setting["versions"]]
+    versions = ", ".join(f"{package} {setting['versions'][package]}" for package in shown)
     notes = f"{setting['date']}, {setting['threads']} threads of an {setting['device']}, {versions}."
     return "\n".join([*lines, "", notes, ""])
 
