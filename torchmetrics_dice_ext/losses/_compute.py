@@ -22,7 +22,7 @@ from torchmetrics_dice_ext._reductions import (
     select,
     with_background,
 )
-from torchmetrics_dice_ext._scores import Ratio, volume_weights
+from torchmetrics_dice_ext._scores import Ratio
 from torchmetrics_dice_ext._soft_counts import count_soft
 from torchmetrics_dice_ext._views import Views
 from torchmetrics_dice_ext.losses._setting import Setting
@@ -38,22 +38,23 @@ def loss_of_batch(
             f"`preds` of a loss must be logits or probabilities of a float dtype, got {views.preds.dtype}: decisions"
             f" have no gradient. Take the network's output before argmax or threshold."
         )
-    counts, faults = count_soft(views, setting.counting, squared=setting.squared, soft_target=setting.soft_target)
+    counts, faults = count_soft(views, setting.counting, soft_target=setting.soft_target)
+    malformed = None if setting.validate_args is False else _pooled(faults.sum(), setting) > 0
     if setting.raises_on(faults.device):
-        _refuse(views, faults, setting)
+        _refuse(views, faults, malformed, setting)
     if setting.level == "global":
         counts = _pooled(counts.sum(0, keepdim=True), setting)
     if class_weights is None:
         class_weights = setting.weights_on(counts.device)
     losses = _observation_losses(OverlapCounts(*counts.unbind(-1)), class_weights.to(counts), setting)
     loss = _mean(losses, setting)
-    if setting.validate_args is not False:
-        loss = loss.masked_fill(faults.any(), math.nan)
+    if malformed is not None:
+        loss = loss.masked_fill(malformed, math.nan)
     return loss.to(torch.promote_types(views.preds.dtype, torch.float32))
 
 
-def _refuse(views: Views, faults: Tensor, setting: Setting) -> None:
-    """Raise what the faults of a batch say; nothing where there are none."""
+def _refuse(views: Views, faults: Tensor, malformed: Tensor | None, setting: Setting) -> None:
+    """Raise what the faults of a batch say, or that another batch that it is pooled with has some."""
     fractions = int(faults[Fault.TARGET_FRACTION])
     if setting.soft_target and fractions:
         raise ValueError(
@@ -64,6 +65,8 @@ def _refuse(views: Views, faults: Tensor, setting: Setting) -> None:
     except ValueError as error:
         soft = fractions or int(faults[Fault.TARGET_ONE_HOT])
         raise ValueError(f"{error}" + " For fractions meant as shares say `soft_target=True`." * bool(soft)) from None
+    if malformed:
+        raise ValueError("The batch of another rank, with which this one is pooled (`sync=True`), is malformed.")
 
 
 def _observation_losses(n: OverlapCounts, class_weights: Tensor, setting: Setting) -> Tensor:
@@ -76,7 +79,7 @@ def _observation_losses(n: OverlapCounts, class_weights: Tensor, setting: Settin
         n = with_background(n)
     scored = _taking_part(n, setting)
     if generalized:
-        class_weights = class_weights * volume_weights(n, scored, dict(setting.score.parameters)["weight_type"])
+        class_weights = class_weights * setting.score.weights(n, scored)
     if generalized or average == "micro":
         weighted = OverlapCounts(*(column * class_weights for column in n))
         return _focused(1 - score_pooled(equation, weighted, scored, 0.0), setting.gamma)

@@ -116,7 +116,7 @@ class Setting:
         counting: What is counted.
         readout: The average over classes, and whether class 0 is one of them.
         level: What one observation is.
-        squared, smooth, gamma, sync, soft_target, validate_args: As the options.
+        smooth, gamma, sync, soft_target, validate_args: As the options.
         class_weights: One weight for every class; None where all count alike.
     """
 
@@ -124,7 +124,6 @@ class Setting:
     counting: Counting
     readout: Readout
     level: Level
-    squared: bool
     smooth: float
     gamma: float
     class_weights: tuple[float, ...] | None
@@ -153,18 +152,19 @@ class Setting:
             class_dim=given["class_dim"],
             ignore_index=given["ignore_index"],
             soft=True,
+            squared=given["squared"],
         )
-        average, squared, weights = given["average"], flag("squared", given["squared"]), given["class_weights"]
-        _check_combination(score, counting, average, squared, weights)
+        weights = given["class_weights"]
+        _check_combination(score, counting, given["average"], weights)
+        readout = Readout.of(counting, average=given["average"], include_background=given["include_background"])
         return cls(
             score=score,
             counting=counting,
-            readout=Readout.of(counting, average=average, include_background=given["include_background"]),
+            readout=readout,
             level=one_of("aggregation_level", given["aggregation_level"], ("samplewise", "global")),
-            squared=squared,
             smooth=number("smooth", given["smooth"], "a number of at least 0", lambda v: v >= 0),
             gamma=number("gamma", gamma, "a number above 0", lambda v: v > 0),
-            class_weights=None if weights is None else _class_weights(weights, counting.num_outputs),
+            class_weights=None if weights is None else _class_weights(weights, counting, readout),
             sync=flag("sync", given["sync"]),
             soft_target=flag("soft_target", given["soft_target"]),
             validate_args=validation_mode(given["validate_args"]),
@@ -175,7 +175,7 @@ class Setting:
         """The options and parameters that differ from their defaults."""
         options = {
             "from_logits": self.counting.from_logits,
-            "squared": self.squared,
+            "squared": self.counting.squared,
             "smooth": self.smooth,
             "average": self.readout.average,
             "aggregation_level": self.level,
@@ -215,7 +215,7 @@ def _refuse_strangers(score: Score, options: LossOptions) -> None:
         raise TypeError(f"Unexpected options {strangers}; a {score.name} loss takes {known}.{ways}")
 
 
-def _check_combination(score: Score, counting: Counting, average: Any, squared: bool, class_weights: Any) -> None:
+def _check_combination(score: Score, counting: Counting, average: Any, class_weights: Any) -> None:
     """Refuse options that have no meaning together."""
     binary = counting.task == "binary"
     if average != "macro" and (binary or score.reduces_classes):
@@ -223,26 +223,27 @@ def _check_combination(score: Score, counting: Counting, average: Any, squared: 
     if class_weights is not None and (binary or average in ("none", None)):
         where = "task 'binary'" if binary else "`average='none'`"
         raise ValueError(f"`class_weights` weight the average over classes, which {where} has none of: leave them out.")
-    if squared and binary and score.reduces_classes:
+    if counting.squared and binary and score.reduces_classes:
         raise ValueError(
             "`squared=True` can't go with the binary Generalized Dice loss, which needs the background's squares too:"
             " use task='multiclass' with num_classes=2."
         )
     parameters = dict(score.parameters)
-    if squared and score.name == "tversky" and parameters["alpha"] != parameters["beta"]:
+    if counting.squared and score.name == "tversky" and parameters["alpha"] != parameters["beta"]:
         raise ValueError(
             f"`squared=True` needs `alpha` equal to `beta`, got {parameters['alpha']} and {parameters['beta']}:"
             f" with squares P can be less than I, and the loss could leave [0, 1]."
         )
 
 
-def _class_weights(weights: Sequence[float] | Tensor, size: int) -> tuple[float, ...]:
-    values = weights.tolist() if isinstance(weights, Tensor) else weights
+def _class_weights(weights: Any, counting: Counting, readout: Readout) -> tuple[float, ...]:
+    values, size = weights.tolist() if hasattr(weights, "tolist") else weights, counting.num_outputs
     if not isinstance(values, (list, tuple)):
         raise TypeError(f"`class_weights` must be a sequence of {size} numbers, one per class, got {weights!r}.")
     if len(values) != size:
         raise ValueError(f"`class_weights` must hold {size} numbers, one per class, got {len(values)}: {weights!r}.")
     checked = tuple(number("class_weights", value, "numbers of at least 0", lambda v: v >= 0) for value in values)
-    if not any(checked):
-        raise ValueError("`class_weights` can't all be 0.")
+    first = 0 if readout.include_background else 1
+    if not any(weight for label, weight in enumerate(checked) if label >= first and label not in counting.void_outputs):
+        raise ValueError(f"`class_weights` can't all be 0 for the classes in the loss, got {weights!r}.")
     return checked
