@@ -7,6 +7,7 @@ geometrically, and `keys`, a CPU vector of int64 words that spell the case ids i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -65,9 +66,12 @@ def read_case_ids(case_ids: Any, samples: int) -> list[CaseId]:
     if case_ids is None:
         raise ValueError("`case_ids` must name the case of each sample at `aggregation_level='casewise'`, got None.")
     values = case_ids.tolist() if hasattr(case_ids, "tolist") else case_ids
-    if isinstance(values, (str, bytes, int)) or not hasattr(values, "__iter__"):
+    if isinstance(values, (str, bytes, int, AbstractSet)) or not hasattr(values, "__iter__"):
         raise TypeError(f"`case_ids` must be a sequence of ints or strings, one per sample, got {case_ids!r}.")
-    ids = [str.__str__(value) if isinstance(value, str) else integer("case_ids", value) for value in values]
+    ids = [
+        str.__str__(value) if isinstance(value, str) else integer("case_ids", value, "ints or strings")
+        for value in values
+    ]
     if len(ids) != samples:
         raise ValueError(f"`case_ids` must hold one id per sample, {samples}, got {len(ids)}.")
     unfit = [case for case in ids if isinstance(case, int) and not -(2**63) <= case < 2**63]

@@ -116,7 +116,8 @@ def _offending_values(views: Views, fault: Fault) -> list[float]:
     nan = False
     for box in tiles(views.space, max(1, _CHUNK // (1 if flat else side.shape[1]))):
         values = cut(side, box).unsqueeze(1) if flat else cut_channels(side, box)
-        values = values.to(torch.float64 if values.is_floating_point() else torch.int64)
+        wide = torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else torch.int64
+        values = values.to(wide)
         wrong = values[_WRONG[fault](values, views.num_classes) & reference.valid_entries(views, box)]
         nan = nan or bool(wrong.isnan().any())
         found = _least(torch.cat((wrong[~wrong.isnan()], values.new_tensor(found))))

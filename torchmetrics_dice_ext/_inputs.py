@@ -6,7 +6,6 @@ The meaning of an input is decided by dtype, number of axes and options, never b
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any, NoReturn
 
 import torch
@@ -82,15 +81,12 @@ def _mask_views(preds: Tensor, target: Tensor, mask: Tensor | None, counting: Co
     else:
         _check_multilabel(preds, target, counting)
         preds, target = (tensor.movedim(counting.class_dim, 1) for tensor in (preds, target))
-    cutoffs = counting.thresholds
-    if counting.from_logits:
-        cutoffs = tuple(math.log(threshold / (1 - threshold)) for threshold in cutoffs)
     preds, target = _with_space(preds, 2), _with_space(target, 2)
     return MaskViews(
         preds=preds,
         target=target,
         mask=_mask_of(mask, (preds.shape[0], *preds.shape[2:])),
-        cutoffs=cutoffs,
+        cutoffs=counting.cutoffs,
         probabilities=not counting.from_logits,
         ignore_index=counting.ignore_index,
     )

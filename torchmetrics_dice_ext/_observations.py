@@ -24,7 +24,7 @@ from torchmetrics_dice_ext._views import Views
 def count_batch(views: Views, counting: Counting, *, validate: bool = True) -> tuple[Tensor, Tensor]:
     """Counts `(N, K, 4)` and faults `(NUM_FAULTS,)`, hard or soft as the counting says."""
     if counting.soft:
-        return count_soft(views, counting, squared=counting.squared)
+        return count_soft(views, counting)
     return count_views(views, validate=validate)
 
 
@@ -82,7 +82,7 @@ class Reading:
         """Counts `(N, K, 4)` of N observations as a summary; summaries of disjoint data add up exactly."""
         if self.level == "global":
             return counts.sum(0)
-        return to_fixed_point(_joined(self.observe(counts))).sum(0)
+        return to_fixed_point(_joined(self.observe(counts))).sum(0).to(counts.device)
 
     def conclude(self, summary: Tensor) -> list[Result]:
         """Results from the sum of all summaries, or casewise from the counts `(cases, K, 4)`."""

@@ -23,6 +23,7 @@ ValidateArgs = bool | Literal["eager", "deferred"]
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "multilabel")
 LEVELS: tuple[AggregationLevel, ...] = ("global", "samplewise", "casewise")
 AVERAGES: tuple[Average, ...] = ("macro", "micro", "weighted", "none")
+FORMATS: tuple[InputFormat, ...] = ("auto", "one-hot", "index")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Counting:
         squared: bool = False,
     ) -> Counting:
         """Check every counting option of a task; an option that the task has no use for is refused."""
-        one_of("task", task, TASKS)
+        task = one_of("task", task, TASKS)
         _belongs("num_classes", num_classes, task, ("multiclass",))
         _belongs("num_labels", num_labels, task, ("multilabel",))
         _belongs("threshold", threshold, task, () if soft else ("binary", "multilabel"))
@@ -88,7 +89,7 @@ class Counting:
             thresholds=() if task == "multiclass" or soft else _thresholds(threshold, task, size),
             from_logits=flag("from_logits", from_logits),
             class_dim=_class_dim(class_dim),
-            input_format=one_of("input_format", input_format or "auto", ("auto", "one-hot", "index")),
+            input_format=one_of("input_format", "auto" if input_format is None else input_format, FORMATS),
             ignore_index=_ignore_index(ignore_index),
             regions=None if regions is None else _regions(regions, size),
             soft=soft,
@@ -99,6 +100,13 @@ class Counting:
     def num_outputs(self) -> int:
         """How many classes, labels or regions are counted."""
         return self.num_classes if self.regions is None else len(self.regions)
+
+    @property
+    def cutoffs(self) -> tuple[float, ...]:
+        """Above which value a float pred is positive, one per label: the thresholds, of logits their logits."""
+        if not self.from_logits:
+            return self.thresholds
+        return tuple(math.log(threshold / (1 - threshold)) for threshold in self.thresholds)
 
     @property
     def void_outputs(self) -> tuple[int, ...]:
@@ -114,13 +122,13 @@ class Readout:
     """What is made of counts; build it with `Readout.of`.
 
     Attributes:
-        average: How classes become one number; None for a score that reduces the classes itself.
+        average: How classes become one number, of a score that has no way of its own.
         include_background: Whether class 0 is scored.
         zero_division: The score where a denominator is 0; nan means that averages skip it.
         class_names: Names of the scored classes, background included; None for their numbers.
     """
 
-    average: Average | None = "macro"
+    average: Average = "macro"
     include_background: bool = True
     zero_division: float = math.nan
     class_names: tuple[str, ...] | None = None
@@ -154,9 +162,7 @@ class Readout:
             average=one_of("average", "none" if average is None else average, AVERAGES),
             include_background=include_background,
             zero_division=_zero_division(zero_division),
-            class_names=None
-            if names is None
-            else _names(names, counting, "class_names" if regions is None else "regions"),
+            class_names=None if names is None else _names(names, counting, "regions" if regions else "class_names"),
         )
 
     def names(self, counting: Counting) -> tuple[str, ...]:
@@ -171,10 +177,10 @@ class Readout:
 
 
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """`value` if it is one of `allowed`."""
+    """That one of `allowed` which `value` equals."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"`{name}` must be one of {tuple(allowed)}, got {value!r}.")
-    return value
+    return allowed[allowed.index(value)]
 
 
 def flag(name: str, value: Any) -> bool:
@@ -188,19 +194,27 @@ def number(name: str, value: Any, expected: str, accepts: Callable[[float], bool
     """`value` as a finite float that `accepts` accepts."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be {expected}, got {value!r} of type {type(value).__name__}.")
-    if not math.isfinite(value) or not accepts(float(value)):
+    converted = _as_float(value)
+    if not math.isfinite(converted) or not accepts(converted):
         raise ValueError(f"`{name}` must be {expected}, got {value!r}.")
-    return float(value)
+    return converted
 
 
-def integer(name: str, value: Any) -> int:
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def integer(name: str, value: Any, expected: str = "an integer") -> int:
     """`value` as an int; bools are no integers here."""
     try:
         if isinstance(value, bool):
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"`{name}` must be an integer, got {value!r} of type {type(value).__name__}.") from None
+        raise TypeError(f"`{name}` must be {expected}, got {value!r} of type {type(value).__name__}.") from None
 
 
 def validation_mode(value: Any) -> ValidateArgs:
@@ -219,10 +233,11 @@ def _belongs(name: str, value: Any, task: Task, tasks: Sequence[Task]) -> None:
 def _count(name: str, value: Any, least: int) -> int:
     if value is None:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got None: say how many there are.")
-    if integer(name, value) < least:
+    count = integer(name, value)
+    if count < least:
         hint = " For one foreground class use task='binary'." if name == "num_classes" else ""
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {value}.{hint}")
-    return operator.index(value)
+    return count
 
 
 def _thresholds(threshold: Any, task: Task, size: int) -> tuple[float, ...]:
@@ -238,11 +253,12 @@ def _thresholds(threshold: Any, task: Task, size: int) -> tuple[float, ...]:
 
 
 def _class_dim(value: Any) -> int:
-    if integer("class_dim", value) == 0:
+    axis = integer("class_dim", value)
+    if axis == 0:
         raise ValueError(
             "`class_dim` must name the class axis, got 0: that is the batch axis. Use 1, or -1 for channels-last."
         )
-    return operator.index(value)
+    return axis
 
 
 def _ignore_index(value: Any) -> tuple[int, ...]:
@@ -279,31 +295,28 @@ def _region(name: Any, labels: Any, num_classes: int) -> tuple[int, ...]:
 def _zero_division(value: Any) -> float:
     if isinstance(value, str) and value == "nan":
         return math.nan
-    if isinstance(value, Real) and math.isnan(value):
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+    score = _as_float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.inf
+    if not (math.isnan(score) or 0 <= score <= 1):
         raise ValueError(f"`zero_division` must be 'nan' or a number from 0 to 1, got {value!r}.")
-    return float(value) + 0.0  # never -0.0
+    return score + 0.0  # never -0.0
 
 
-def _names(names: Any, counting: Counting, option: str) -> tuple[str, ...] | None:
-    if names is None:
-        return None
+def _names(names: Any, counting: Counting, option: str) -> tuple[str, ...]:
     if isinstance(names, (str, AbstractSet)) or not isinstance(names, Iterable):
         raise TypeError(f"`{option}` must be a sequence of strings, got {names!r}.")
-    names = tuple(names)
-    strangers = [name for name in names if not isinstance(name, str)]
+    given = tuple(names)
+    strangers = [name for name in given if not isinstance(name, str)]
     if strangers:
         raise TypeError(f"`{option}` must hold strings, got {strangers}.")
-    names = tuple(map(str.__str__, names))  # not of a subclass
-    if len(names) != counting.num_outputs:
+    plain = tuple(str.__str__(name) for name in given)  # not of a subclass
+    if len(plain) != counting.num_outputs:
         raise ValueError(
-            f"`{option}` must hold {counting.num_outputs} names, one per class, got {len(names)}: {names}."
+            f"`{option}` must hold {counting.num_outputs} names, one per class, got {len(plain)}: {plain}."
         )
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted({name for name in plain if plain.count(name) > 1})
     if repeated:
         raise ValueError(f"`{option}` must differ from each other, got {repeated} more than once.")
-    dotted = [name for name in names if "." in name or not name]
+    dotted = [name for name in plain if "." in name or not name]
     if dotted:
         raise ValueError(f"`{option}` can't be empty or hold a '.' (torch module names forbid it), got {dotted}.")
-    return tuple(names)
+    return plain

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext import _scores
+from torchmetrics_dice_ext._counts import OverlapCounts
 from torchmetrics_dice_ext._options import Counting, Readout, number, one_of
 from torchmetrics_dice_ext._reductions import (
     Equation,
@@ -32,9 +33,9 @@ class Score:
     parameters: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
-    def of(cls, name: str, **parameters: Any) -> Score:
+    def of(cls, name: str, /, **parameters: Any) -> Score:
         """Check a score's name and parameters; defaults fill what is missing."""
-        one_of("score", name, tuple(_EQUATIONS))
+        name = one_of("score", name, tuple(_EQUATIONS))
         known = _PARAMETERS.get(name, {})
         strangers = sorted(set(parameters) - set(known))
         if strangers:
@@ -54,6 +55,10 @@ class Score:
     def reduces_classes(self) -> bool:
         """Whether the score brings its own way from classes to one number."""
         return self.name == "generalized_dice"
+
+    def weights(self, n: OverlapCounts, scored: Tensor) -> Tensor:
+        """The class weights `(..., K)` of a score that reduces the classes itself; see `volume_weights`."""
+        return _scores.volume_weights(n, scored, **dict(self.parameters))
 
 
 _EQUATIONS: dict[str, Callable[..., _scores.Ratio]] = {
@@ -101,8 +106,7 @@ def read_out(counts: Tensor, score: Score, counting: Counting, readout: Readout)
     if score.reduces_classes:
         if counting.task == "binary":
             n, scored = with_background(n), scored.expand(2)
-        weights = _scores.volume_weights(n, scored, dict(score.parameters)["weight_type"])
-        return score_weighted(equation, n, scored, weights, zero_division), classes
+        return score_weighted(equation, n, scored, score.weights(n, scored), zero_division), classes
     if readout.average == "micro":
         return score_pooled(equation, n, scored, zero_division), classes
-    return average_classes(classes, n, readout.average or "macro", zero_division), classes
+    return average_classes(classes, n, readout.average, zero_division), classes

@@ -66,7 +66,7 @@ def score_classes(equation: Equation, n: OverlapCounts, scored: Tensor, zero_div
 
 
 def average_classes(scores: Tensor, n: OverlapCounts, average: Average, zero_division: float) -> Tensor:
-    """Mean of class scores over the classes that have one, plain (macro) or by target cardinality (weighted)."""
+    """Mean `(...)` of scores `(..., K)` over the classes that have one, plain (macro) or by target size (weighted)."""
     present = ~scores.isnan()
     weights = present.to(scores.dtype) if average == "macro" else torch.where(present, n.target_cardinality, 0)
     mean = divide((class_sum(weights * scores.nan_to_num(0.0)), class_sum(weights)), zero_division)
@@ -74,7 +74,7 @@ def average_classes(scores: Tensor, n: OverlapCounts, average: Average, zero_div
 
 
 def score_pooled(equation: Equation, n: OverlapCounts, scored: Tensor, zero_division: float) -> Tensor:
-    """Score of the counts summed over the `scored` classes (micro)."""
+    """Score `(...)` of the counts `(..., K)` summed over the `scored` classes (micro)."""
     pooled = OverlapCounts(*(class_sum(column * scored) for column in n))
     return divide(equation(pooled), zero_division).masked_fill(pooled.support == 0, math.nan)
 
@@ -82,7 +82,7 @@ def score_pooled(equation: Equation, n: OverlapCounts, scored: Tensor, zero_divi
 def score_weighted(
     equation: Equation, n: OverlapCounts, scored: Tensor, weights: Tensor, zero_division: float
 ) -> Tensor:
-    """Ratio of the weighted sums of numerators and denominators over the `scored` classes (Generalized Dice)."""
+    """Ratio `(...)` of both sides, summed over the `scored` classes with `weights` `(..., K)` (Generalized Dice)."""
     weights = weights * scored
     numerator, denominator = (class_sum(weights * side) for side in equation(n))
     nothing_seen = class_sum(n.support * scored) == 0

@@ -1,4 +1,4 @@
-"""Floor 3: one equation per score, nothing else.
+"""Floor 3: one equation per score, and the class weights of the Generalized Dice; nothing else.
 
 An equation takes `OverlapCounts` (float, any shape, hard or soft) and gives numerator and denominator. They are written
 so that rounding can't make a numerator exceed its denominator.

@@ -51,7 +51,7 @@ class _Rule:
     regions: tuple[tuple[int, ...], ...] | None
 
     @classmethod
-    def of(cls, views: Views, counting: Counting, squared: bool, soft_target: bool) -> _Rule:
+    def of(cls, views: Views, counting: Counting, soft_target: bool) -> _Rule:
         exclusive = isinstance(views, LabelViews)
         activation: Literal["softmax", "sigmoid"] = "softmax" if exclusive else "sigmoid"
         return cls(
@@ -60,15 +60,13 @@ class _Rule:
             exclusive=exclusive,
             label_map=isinstance(views, LabelViews) and views.target_form is Form.LABELS,
             soft_target=soft_target,
-            squared=squared,
+            squared=counting.squared,
             ignore_index=counting.ignore_index,
             regions=counting.regions,
         )
 
 
-def count_soft(
-    views: Views, counting: Counting, *, squared: bool = False, soft_target: bool = False
-) -> tuple[Tensor, Tensor]:
+def count_soft(views: Views, counting: Counting, *, soft_target: bool = False) -> tuple[Tensor, Tensor]:
     """Soft counts `(N, K, 4)` in the order of `OverlapCounts`, and faults int64 `(NUM_FAULTS,)`.
 
     The counts are float64 where the device has it, the probabilities at least float32. Counts of classes have a
@@ -77,8 +75,8 @@ def count_soft(
 
     Args:
         views: Float preds, and a target in {0, 1} or as labels.
-        counting: The options that decide the reading; ``from_logits`` applies softmax or sigmoid.
-        squared: P = Σp² and T = Σt², as in V-Net.
+        counting: The options that decide the reading: ``from_logits`` applies softmax or sigmoid; ``squared`` makes
+            P = Σp² and T = Σt², as in V-Net.
         soft_target: Take shares in [0, 1] as target along the class axis. Values outside are a `Fault.TARGET_FRACTION`.
 
     Raises:
@@ -90,7 +88,7 @@ def count_soft(
             f"`preds` of a soft score must be probabilities or logits of a float dtype, got {views.preds.dtype}:"
             f" hard predictions have hard scores, such as DiceScore."
         )
-    rule = _Rule.of(views, counting, squared, soft_target)
+    rule = _Rule.of(views, counting, soft_target)
     if soft_target and rule.label_map:
         raise ValueError(
             f"`target` must have preds' shape {tuple(views.preds.shape)} with `soft_target=True`, a share for every"
@@ -259,4 +257,4 @@ def _holds(values: Tensor, wanted: Iterable[int]) -> Tensor:
 
 def _widen(values: Tensor) -> Tensor:
     """The values in a dtype that can be compared with any option."""
-    return values.to(torch.float64 if values.is_floating_point() else torch.int64)
+    return values.to(torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else torch.int64)

@@ -34,7 +34,7 @@ class OverlapMetric(CountState):
         reading: What is counted and what is read out.
         validate_args: When malformed values are refused; see `update`.
         shown: Which score of the reading, and which of its classes, `compute` gives; class None stands for the average,
-            or for all classes with average "none".
+            or for all classes with average "none"; None for all that the reading has, in one vector.
         **kwargs: Metric's own options.
     """
 
@@ -118,6 +118,9 @@ class OverlapMetric(CountState):
         """The score of each scored class by name, 0-d tensors; nan where a class has none.
 
         Without `class_names` the names are "0", "1", ..., and "foreground" for the binary task.
+
+        Raises:
+            ValueError: As `compute`.
         """
         with self._synced():
             classes = self._publish(self._results()[0 if self._shown is None else self._shown[0]].classes)
@@ -131,6 +134,9 @@ class OverlapMetric(CountState):
 
         Args:
             worst_first: Whether rows are in ascending order of score (nan last) instead of case.
+
+        Raises:
+            ValueError: The metric is not casewise; or as `compute`.
         """
         which = 0 if self._shown is None else self._shown[0]
         return self._per_case((("score", which),), worst_first)
@@ -150,6 +156,7 @@ class OverlapMetric(CountState):
             Low and high, each shaped as the result of `compute`; nan without a scored case.
 
         Raises:
+            ValueError: The metric is not casewise, `level` or `n_resamples` is out of range; or as `compute`.
             ModuleNotFoundError: scipy, the extra "stats", is missing.
         """
         with self._synced():
@@ -182,7 +189,8 @@ class OverlapMetric(CountState):
     @property
     def average(self) -> Average | None:
         """How classes become one number; None for a score that has no such choice."""
-        return self._readout.average
+        score, readout = self._reading.scores[0 if self._shown is None else self._shown[0]]
+        return None if score.reduces_classes or self._reading.counting.task == "binary" else readout.average
 
     @property
     def num_classes(self) -> int:
@@ -223,13 +231,13 @@ class OverlapMetric(CountState):
 
     def _results(self) -> list[Result]:
         """Results of all scores of the reading from the current state."""
-        self._refuse()
+        malformed = self._refuse()
         if self._reading.level == "casewise":
             summary = self._case_counts()[1]
         else:
             summary = getattr(self, self._ledger_name)[_ledger.SUMMARY].reshape(self._reading.summary_shape)
         results = self._reading.conclude(summary)
-        if self._in_forward and getattr(self, self._ledger_name)[_ledger.FAULTS].any():
+        if malformed:
             return [Result(*(torch.full_like(part, math.nan) for part in result)) for result in results]
         return results
 
@@ -249,12 +257,13 @@ class OverlapMetric(CountState):
             self._refuse()
             return case_rows(reading, *self._case_counts(), [name for name, _ in columns], worst_first)
 
-    def _refuse(self) -> None:
-        """Raise what is wrong with the current state."""
+    def _refuse(self) -> bool:
+        """Raise what is wrong with the current state; within `forward` only tell whether something is."""
         ledger, size = getattr(self, self._ledger_name), self._reading.counting.num_classes
         complaint = _ledger.complaint(ledger, size, self._label_names)
         if complaint and not self._in_forward:
             raise ValueError(complaint)
+        return complaint is not None
 
     def _case_counts(self) -> tuple[list[int | str], Tensor]:
         """Case ids and their counts `(cases, K, 4)` on the CPU."""

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._cases import CaseId, in_order
+from torchmetrics_dice_ext._counts import OverlapCounts
 from torchmetrics_dice_ext._observations import Reading
 from torchmetrics_dice_ext._options import integer, number
 
 if TYPE_CHECKING:
     import numpy as np
-
-COLUMNS = ("intersection", "pred_cardinality", "target_cardinality", "support")
 
 
 def case_rows(
@@ -34,7 +33,7 @@ def case_rows(
                 {
                     "case": cases[place],
                     "class": name,
-                    **dict(zip(COLUMNS, counts[place, first + index].tolist(), strict=True)),
+                    **dict(zip(OverlapCounts._fields, counts[place, first + index].tolist(), strict=True)),
                     **dict(zip(score_columns, scores, strict=True)),
                 }
             )

@@ -48,6 +48,10 @@ class OverlapReport(MetricCollection):
         prefix, postfix: Of all keys.
         **kwargs: Metric's own options, for every member.
 
+    Raises:
+        ValueError: A wrong option, an unknown score, or one that is listed twice.
+        TypeError: An option of a wrong type.
+
     Example:
         >>> import torch
         >>> from torchmetrics_dice_ext import OverlapReport
@@ -103,7 +107,7 @@ class OverlapReport(MetricCollection):
         if task == "binary" and average != "macro":
             raise ValueError(f"`average` has no meaning for task 'binary', got {average!r}: leave it out.")
         level = one_of("aggregation_level", aggregation_level, LEVELS)
-        reading = Reading(counting, level, tuple((score, readout) for score in _scores(scores)))
+        reading = Reading(counting, level, tuple((score, readout) for score in _read_scores(scores)))
         shown = dict(_keys(reading))
         members: dict[str, Metric | MetricCollection] = {
             key: OverlapMetric(reading, validate_args, where, **kwargs) for key, where in shown.items()
@@ -159,7 +163,7 @@ class OverlapReport(MetricCollection):
         with self._leader.sync_context(*args, **kwargs):
             yield
 
-    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+    def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """The shared state, once, under names that don't depend on what is read out."""
         return self._leader.state_dict(destination, f"{prefix}{_COUNTS}.", keep_vars)
 
@@ -237,7 +241,7 @@ def _keys(reading: Reading) -> Iterator[tuple[str, tuple[int, int | None]]]:
                 yield f"{score.name}/{name}", (which, index)
 
 
-def _scores(specs: Any) -> list[Score]:
+def _read_scores(specs: Any) -> list[Score]:
     if isinstance(specs, str) or not isinstance(specs, Sequence) or not specs:
         raise ValueError(f"`scores` must list scores such as ('dice', ('fbeta', {{'beta': 2}})), got {specs!r}.")
     scores = []

@@ -66,9 +66,16 @@ class CountState(Metric):
             self._in_forward, self._table_before = False, None
 
     @contextmanager
-    def sync_context(self, *args: Any, should_unsync: bool = True, **kwargs: Any) -> Generator[None, None, None]:
+    def sync_context(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any = None,
+        should_sync: bool = True,
+        should_unsync: bool = True,
+        distributed_available: Callable[..., bool] | None = None,
+    ) -> Generator[None, None, None]:
         """As `Metric.sync_context`, but also an exception inside leaves the metric unsynchronised."""
-        self.sync(*args, **kwargs)
+        self.sync(dist_sync_fn, process_group, should_sync, distributed_available)
         try:
             yield
         finally:
@@ -170,9 +177,9 @@ class CountState(Metric):
 
     def _renamed(self, states: dict[str, Any]) -> dict[str, Any]:
         """The states that count as this metric does, whatever their validation mode, by this metric's names."""
-        pattern = re.compile(rf"{_PREFIX}{self._reading.fingerprint}_(?:true|false|eager|deferred)(_rows|_keys)?")
-        matches = {pattern.fullmatch(name): state for name, state in states.items()}
-        return {self._ledger_name + (match[1] or ""): state for match, state in matches.items() if match}
+        matches = {_STATE.fullmatch(name): state for name, state in states.items()}
+        own = {match: state for match, state in matches.items() if match and match[1] == self._reading.fingerprint}
+        return {self._ledger_name + (match[2] or ""): state for match, state in own.items()}
 
     def _misfit(self, own: dict[str, Any]) -> str | None:
         """What is wrong with states by this metric's names; None where they can be added or loaded."""
@@ -211,17 +218,22 @@ class CountState(Metric):
         """Set an attribute; a state keeps its dtype, also where a wrapper casts it: it only moves.
 
         Raises:
-            ValueError: A compute group hands on the state of a metric that counts otherwise.
+            ValueError: A compute group hands on the state of a metric that counts or validates otherwise.
         """
-        current = self.__dict__.get(name) if name.startswith(_PREFIX) else None
-        if name.startswith(_PREFIX) and not name.startswith(self._ledger_name):
-            raise ValueError(f"A compute group must hold metrics that count alike; this one keeps {self._identity}.")
-        if current is not None and isinstance(value, Tensor) and value.dtype != current.dtype:
-            value = current.to(value.device)
+        if _STATE.fullmatch(name):
+            if not name.startswith(self._ledger_name):
+                raise ValueError(
+                    f"A compute group must hold metrics that count and validate alike; this one keeps"
+                    f" {self._identity} with validate_args={self.validate_args!r}."
+                )
+            current = self.__dict__.get(name)
+            if current is not None and isinstance(value, Tensor) and value.dtype != current.dtype:
+                value = current.to(value.device)
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what can be made again."""
+        """All but what can be made again; a copy may share the states, which are then no longer this metric's own."""
+        self._table = None
         return {**super().__getstate__(), "_table": None, "_table_before": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Any:
@@ -252,3 +264,4 @@ class CountState(Metric):
 
 
 _PREFIX = "overlap_"
+_STATE = re.compile(rf"{_PREFIX}([0-9a-f]{{16}})_(?:true|false|eager|deferred)(_rows|_keys)?")

@@ -52,7 +52,7 @@ class Plan(NamedTuple):
         return words
 
 
-class Reading(NamedTuple):
+class SideReading(NamedTuple):
     """How a side is read: the stage, its NumPy item, and the words that say more."""
 
     stage: str
@@ -119,14 +119,16 @@ def _plan(
     code: str,
     space: tuple[int, ...],
     head: dict[int, int],
-    readings: tuple[Reading, Reading],
+    readings: tuple[SideReading, SideReading],
     layouts: Layouts,
 ) -> Plan:
     axes = _axes(space[1:], layouts)
     words = np.zeros(w.SPACE + w.AXIS * len(axes), dtype=np.int64)
     voxels = math.prod(space[1:])
     _fill(words, 0, {**head, w.VOXELS: voxels, w.AXES: len(axes)})
-    for side, (layout, reading) in enumerate(zip(layouts, (*readings, Reading("unmask", "uint8", {})), strict=True)):
+    for side, (layout, reading) in enumerate(
+        zip(layouts, (*readings, SideReading("unmask", "uint8", {})), strict=True)
+    ):
         if layout is None:
             continue
         item, strides, step = layout[0].itemsize, layout[1], axes[0][1 + side]
@@ -165,35 +167,35 @@ def _axes(sizes: tuple[int, ...], layouts: Layouts) -> list[list[int]]:
 
 
 @functools.cache
-def _label_reading(form: Form, dtype: torch.dtype, size: int, ignore_index: tuple[int, ...]) -> Reading:
+def _label_reading(form: Form, dtype: torch.dtype, size: int, ignore_index: tuple[int, ...]) -> SideReading:
     bits, half = 8 * dtype.itemsize, "half_" if dtype in _HALVES else ""
     words = {w.SIZE: size, **_float_words(dtype)}
     if form is Form.SCORES:
-        return Reading("scores", f"int{bits}" if half else f"float{bits}", {**words, w.ROWS: size})
+        return SideReading("scores", f"int{bits}" if half else f"float{bits}", {**words, w.ROWS: size})
     if form is Form.ONE_HOT:
         words |= {w.ROWS: size, **_items(dtype, size, ()), **_ignored(void_labels(form, dtype, size, ignore_index))}
-        return Reading("one_hot", f"uint{bits}", words)
+        return SideReading("one_hot", f"uint{bits}", words)
     ignored = void_values(ignore_index, dtype)
     if dtype.is_floating_point:
         item = f"uint{bits}" if half else f"float{bits}"
-        return Reading(f"{half}whole_labels", item, {**words, **_ignored(ignored)})
+        return SideReading(f"{half}whole_labels", item, {**words, **_ignored(ignored)})
     if dtype.is_signed and size > 1 << bits - 1:  # what is negative doesn't lie past the last label
-        return Reading("whole_labels", f"int{bits}", {**words, **_ignored(ignored)})
-    return Reading("labels", f"uint{bits}", {**words, **_items(dtype, size, ignored)})
+        return SideReading("whole_labels", f"int{bits}", {**words, **_ignored(ignored)})
+    return SideReading("labels", f"uint{bits}", {**words, **_items(dtype, size, ignored)})
 
 
 @functools.cache
-def _element_reading(dtype: torch.dtype, ignore_index: tuple[int, ...]) -> Reading:
+def _element_reading(dtype: torch.dtype, ignore_index: tuple[int, ...]) -> SideReading:
     values = void_values(ignore_index, dtype)
     if dtype.is_floating_point:
         integer = _INTEGERS[dtype.itemsize]
         held = [torch.tensor(float(value), dtype=dtype, device="cpu") for value in values]
         values = [int(one.view(integer)) for one, value in zip(held, values, strict=True) if float(one) == value]
-    return Reading("elements", f"uint{8 * dtype.itemsize}", {**_float_words(dtype), **_items(dtype, 2, values)})
+    return SideReading("elements", f"uint{8 * dtype.itemsize}", {**_float_words(dtype), **_items(dtype, 2, values)})
 
 
 @functools.cache
-def _threshold_reading(dtype: torch.dtype, cutoffs: tuple[float, ...], probabilities: bool) -> Reading:
+def _threshold_reading(dtype: torch.dtype, cutoffs: tuple[float, ...], probabilities: bool) -> SideReading:
     low, high = (-TOLERANCE, 1 + TOLERANCE) if probabilities else (-math.inf, math.inf)
     bounds = torch.tensor([low, high, *cutoffs], dtype=dtype, device="cpu")  # rounded, as PyTorch compares them
     bits = bounds.view(_INTEGERS[dtype.itemsize])
@@ -205,7 +207,7 @@ def _threshold_reading(dtype: torch.dtype, cutoffs: tuple[float, ...], probabili
     if dtype in _HALVES:
         bounds = torch.where(bits < 0, -(bits & magnitude), bits)
     words[w.BOUNDS] = _kept(np.array(bounds.to(torch.float64).tolist()))
-    return Reading("threshold", f"{kind}{8 * dtype.itemsize}", words)
+    return SideReading("threshold", f"{kind}{8 * dtype.itemsize}", words)
 
 
 def _float_words(dtype: torch.dtype) -> dict[int, int]:

@@ -24,7 +24,7 @@ from torchmetrics_dice_ext._kernels.cpu.plans import plan_of
 from torchmetrics_dice_ext._views import Views
 
 GRAIN = 1 << 17  # items that are worth a part
-SHARE = 256  # voxels that are never shared out
+UNSHARED = 256  # voxels, from a multiple of it on, that are never shared out
 PARTS = 4  # of each thread, so that none waits for long for another
 
 # a job, in int64 words: the next part that nobody has taken yet, and what the driver is called with
@@ -53,7 +53,7 @@ def count(views: Views, counts: Tensor, faults: Tensor) -> None:
         job = np.array([0, 1, plan.driver, words.ctypes.data, counts.data_ptr(), 0, faults.data_ptr(), 0, voxels])
         _take_parts()(job.ctypes.data)
         return
-    places = [voxels * part // parts // SHARE * SHARE for part in range(parts)]
+    places = [voxels * part // parts // UNSHARED * UNSHARED for part in range(parts)]
     first_counts = torch.zeros(parts, plan.outputs, 4, dtype=torch.int64, device="cpu")
     fault_counts = torch.zeros(parts, NUM_FAULTS, dtype=torch.int64, device="cpu")
     of_counts = first_counts.data_ptr(), first_counts[0].nbytes
