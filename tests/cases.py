@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ FLOAT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SIGNED_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64)
 UNSIGNED_DTYPES = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 INT_DTYPES = SIGNED_DTYPES + UNSIGNED_DTYPES
+
+LEVELS = ("global", "samplewise", "casewise")
+AVERAGES = ("macro", "micro", "weighted", "none")
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "dice": {},
@@ -97,6 +101,44 @@ class Stream:
             ids.append(tuple(f"case {(seen + n) * 5 % 3}" for n in range(batch.num_samples)))
             seen += batch.num_samples
         return tuple(ids)
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Of one dtype and shape, and equal bit by bit; nan equals nan."""
+    return (
+        left.dtype == right.dtype
+        and left.shape == right.shape
+        and torch.equal(left.isnan(), right.isnan())
+        and torch.equal(left.nan_to_num(), right.nan_to_num())
+    )
+
+
+def same_dict(left: Mapping[Any, Tensor], right: Mapping[Any, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+
+
+def fed(metric: Any, seen: Iterable[Mapping[str, Any]]) -> Any:
+    """The metric after an update with each of these batches, which are arguments by name."""
+    for batch in seen:
+        metric.update(**batch)
+    return metric
+
+
+def layouts(tensor: Tensor) -> dict[str, Tensor]:
+    """The same values, laid out in memory in other ways."""
+    wide = torch.stack([tensor, tensor], dim=-1)
+    order = list(range(tensor.ndim))
+    padded = torch.zeros([size + 3 for size in tensor.shape], dtype=tensor.dtype)
+    crop = padded[tuple(slice(1, 1 + size) for size in tensor.shape)]
+    crop.copy_(tensor)
+    return {
+        "contiguous": tensor,
+        "channels-last": tensor.movedim(1, -1).contiguous().movedim(-1, 1),
+        "samples last": tensor.movedim(0, -1).contiguous().movedim(-1, 0),
+        "reversed": tensor.permute(order[::-1]).contiguous().permute(order[::-1]),
+        "every other": wide[..., 1],
+        "crop": crop,
+    }
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

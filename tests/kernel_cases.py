@@ -31,6 +31,14 @@ def mismatch(backend, views: Views) -> str:
     return ""
 
 
+def mismatches(backend, group: str, device: torch.device | str = "cpu") -> dict[str, str]:
+    """How each case of a group differs from the reference, by the names of those that do; there are more than 20."""
+    cases = kernel_cases(group)
+    assert len(cases) > 20
+    found = {name: mismatch(backend, on_device(views, torch.device(device))) for name, views in cases.items()}
+    return {name: text[:400] for name, text in found.items() if text}
+
+
 def on_device(views: Views, device: torch.device) -> Views:
     """The same views, in memory laid out alike, on a device."""
     fields = dict(vars(views))

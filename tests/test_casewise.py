@@ -8,6 +8,7 @@ import itertools
 import math
 import pickle
 import random
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import same
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
@@ -112,11 +114,6 @@ def case_score(score: str, rows: list[tuple[int, int, int, int]], average: str) 
         return mean(values)
     weighted = [(value, row[2]) for value, row in zip(values, rows, strict=True) if not math.isnan(value)]
     return sum(value * weight for value, weight in weighted) / sum(weight for _, weight in weighted)
-
-
-def same(left: Tensor, right: Tensor) -> bool:
-    same_kind = left.shape == right.shape and left.dtype == right.dtype
-    return same_kind and torch.equal(left.nan_to_num(nan=-1.0), right.nan_to_num(nan=-1.0))
 
 
 def casewise(**options: Any) -> MulticlassDiceScore:
@@ -326,39 +323,41 @@ def test_ids_come_back_as_they_were_given(kind: str) -> None:
     assert {type(one) for one in found} == {type(one) for one in wanted}
 
 
-@pytest.mark.parametrize(
-    "ids",
-    [None, [], ["a"], ["a", "b", "c"], torch.tensor([1, 2, 3]), torch.tensor(1), "ab", 3],
-    ids=["none", "empty", "too few", "too many", "long tensor", "scalar tensor", "one string", "one int"],
-)
+SEQUENCE = "must be a sequence of ints or strings, one per sample"
+WRONG_IDS: dict[str, tuple[Any, type[Exception], str]] = {
+    "none": (None, ValueError, "must name the case of each sample at `aggregation_level='casewise'`, got None."),
+    "empty": ([], ValueError, "must hold one id per sample, 2, got 0."),
+    "too few": (["a"], ValueError, "must hold one id per sample, 2, got 1."),
+    "too many": (["a", "b", "c"], ValueError, "must hold one id per sample, 2, got 3."),
+    "short tensor": (torch.tensor([1]), ValueError, "must hold one id per sample, 2, got 1."),
+    "long tensor": (torch.tensor([1, 2, 3]), ValueError, "must hold one id per sample, 2, got 3."),
+    "scalar tensor": (torch.tensor(1), TypeError, f"{SEQUENCE}, got tensor(1)."),
+    "one string": ("ab", TypeError, f"{SEQUENCE}, got 'ab'."),
+    "a set": ({"a"}, TypeError, f"{SEQUENCE}, got {{'a'}}."),
+    "one int": (3, TypeError, f"{SEQUENCE}, got 3."),
+    "floats": ([1.5, 2.0], TypeError, "must be ints or strings, got 1.5 of type float."),
+    "float tensor": (torch.tensor([1.0, 2.0]), TypeError, "must be ints or strings, got 1.0 of type float."),
+    "bools": ([True, False], TypeError, "must be ints or strings, got True of type bool."),
+    "nones": ([None, None], TypeError, "must be ints or strings, got None of type NoneType."),
+    "lists": ([["a"], ["b"]], TypeError, "must be ints or strings, got ['a'] of type list."),
+    "2d tensor": (torch.tensor([[1], [2]]), TypeError, "must be ints or strings, got [1] of type list."),
+}
+
+
+@pytest.mark.parametrize("mode", ["eager", "deferred", False], ids=str)
 @pytest.mark.parametrize("method", ["update", "forward"])
-def test_missing_or_wrong_ids_are_refused(ids: Any, method: str) -> None:
-    metric = feed(casewise(), slices(), 4)
+def test_missing_and_wrong_ids_are_refused_at_once_in_every_mode(mode: Any, method: str) -> None:
+    metric = feed(casewise(validate_args=mode), slices(), 4)
     before, rows = metric.compute(), repr(metric.per_case())
     preds, target = torch.zeros(2, 4, 5).long(), torch.zeros(2, 4, 5).long()
-    with pytest.raises((TypeError, ValueError), match="case_ids"):
-        getattr(metric, method)(preds, target, case_ids=ids)
-    assert metric.update_count == 5
-    assert same(metric.compute(), before)
-    assert repr(metric.per_case()) == rows
-
-
-@pytest.mark.parametrize(
-    "ids",
-    [[1.5, 2.0], [None, None], torch.tensor([0.5, 1.5]), torch.tensor([[1], [2]]), [["a"], ["b"]]],
-    ids=["floats", "nones", "float tensor", "2d tensor", "lists"],
-)
-def test_ids_of_other_types_are_refused(ids: Any) -> None:
-    metric = casewise()
-    preds, target = torch.zeros(2, 4, 5).long(), torch.zeros(2, 4, 5).long()
-    with pytest.raises((TypeError, ValueError), match="case_ids"):
-        metric.update(preds, target, case_ids=ids)
-    assert metric.update_count == 0
-
-
-def test_missing_ids_are_told_with_the_way_out() -> None:
-    with pytest.raises((TypeError, ValueError), match=r"case_ids.*casewise|casewise.*case_ids"):
-        casewise().update(torch.zeros(2, 4, 5).long(), torch.zeros(2, 4, 5).long())
+    for ids, error, words in WRONG_IDS.values():
+        with pytest.raises(error, match=f"^`case_ids` {re.escape(words)}$"):
+            getattr(metric, method)(preds, target, case_ids=ids)
+        assert metric.update_count == 5
+        assert same(metric.compute(), before)
+        assert repr(metric.per_case()) == rows
+    getattr(metric, method)(preds, target, case_ids=["a", "b"])
+    assert len(metric.per_case()) == (CASES + 2) * CLASSES
 
 
 @pytest.mark.parametrize("level", ["global", "samplewise"])

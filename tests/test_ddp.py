@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import LEVELS, fed, same, same_dict
 from ddp import RanksFailedError, launch
 from torch import Tensor, distributed
 from torch.utils.data import DistributedSampler
@@ -33,7 +34,6 @@ pytestmark = [pytest.mark.ddp, pytest.mark.slow, pytest.mark.timeout(450)]
 
 Batch = dict[str, Any]
 Factory = Callable[..., Metric]
-LEVELS = ("global", "samplewise", "casewise")
 WORLDS = (1, 2, 3)
 SHARES = {1: [range(7)], 2: [range(5), range(5, 7)], 3: [range(1), range(1, 5), range(5, 7)]}
 every_world = pytest.mark.parametrize("world", WORLDS)
@@ -62,12 +62,6 @@ def batches(task: str = "multiclass", level: str = "global", ids: type = str) ->
 
 def share(seen: list[Batch], rank: int, world: int) -> list[Batch]:
     return [seen[number] for number in SHARES[world][rank]]
-
-
-def fed(metric: Metric, seen: list[Batch]) -> Metric:
-    for batch in seen:
-        metric.update(**batch)
-    return metric
 
 
 def dice(level: str = "global", **options: Any) -> Metric:
@@ -338,7 +332,7 @@ def sync_and_unsync(rank: int, world: int) -> Any:
                 refusals.append(type(error).__name__)
         metric.unsync()
         restored = repr(metric.metric_state) == before
-        with metric.sync_context():
+        with metric.sync_context(None, None, True, True, None):  # by position, as torchmetrics has them
             again = repr(metric.metric_state) == synced
         restored = restored and repr(metric.metric_state) == before
         found[level] = (restored, again, synced, refusals, fed(metric, mine[1:]).compute())
@@ -577,15 +571,6 @@ def results(world: int, check: str) -> list[Any]:
     if errors:
         pytest.fail("\n".join(errors), pytrace=False)
     return [value for _, value in found]
-
-
-def same(left: Tensor, right: Tensor) -> bool:
-    same_kind = left.shape == right.shape and left.dtype == right.dtype
-    return same_kind and torch.equal(left.nan_to_num(nan=-1.0), right.nan_to_num(nan=-1.0))
-
-
-def same_dict(left: dict[Any, Tensor], right: dict[Any, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
 
 
 def early(world: int, level: str = "global") -> list[Batch]:

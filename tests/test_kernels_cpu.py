@@ -1,30 +1,35 @@
 """Floor 1: the compiled CPU backend equals the reference backend exactly, whatever it is given."""
 
+import functools
 import math
 import os
 import random
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from cases import FLOAT_DTYPES, INT_DTYPES, layouts
+from host_sync import no_host_sync
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
+from torchmetrics_dice_ext import MulticlassDiceScore
 from torchmetrics_dice_ext._counts import choose_backend
 from torchmetrics_dice_ext._faults import NUM_FAULTS, Fault
 from torchmetrics_dice_ext._inputs import read_inputs
 from torchmetrics_dice_ext._kernels import cpu, reference
 from torchmetrics_dice_ext._options import Counting
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
+from torchmetrics_dice_ext.functional import overlap_counts
 
 threads = pytest.importorskip("torchmetrics_dice_ext._kernels.cpu.threads")
 
-FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64]
 NAN, INF = math.nan, math.inf
 
 
@@ -104,7 +109,7 @@ def test_more_classes_than_it_takes() -> None:
     assert "32768 classes" in str(cpu.unsupported_reason(given))
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 def test_score_dtypes(dtype: torch.dtype) -> None:
     special = torch.tensor([0.0, -0.0, INF, -INF, NAN, -NAN, 1e-7, -1e-7, 6e4, 1.5], dtype=torch.float64).to(dtype)
     preds = special[torch.randint(0, 10, (2, 5, 3000))]
@@ -128,8 +133,8 @@ def test_every_half_float(dtype: torch.dtype) -> None:
     agree(views(target, every[None], task="binary", ignore_index=(0, 300)))
 
 
-@pytest.mark.parametrize("target_dtype", [*INTEGERS, torch.bool, *FLOATS], ids=str)
-@pytest.mark.parametrize("preds_dtype", [*INTEGERS, torch.bool, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("target_dtype", [*INT_DTYPES, torch.bool, *FLOAT_DTYPES], ids=str)
+@pytest.mark.parametrize("preds_dtype", [*INT_DTYPES, torch.bool, torch.bfloat16], ids=str)
 def test_label_dtypes(preds_dtype: torch.dtype, target_dtype: torch.dtype) -> None:
     preds = scores(2, 4, 77, dtype=preds_dtype) if preds_dtype.is_floating_point else labels(2, 77, dtype=preds_dtype)
     agree(views(preds, labels(2, 77, dtype=target_dtype)))
@@ -137,7 +142,7 @@ def test_label_dtypes(preds_dtype: torch.dtype, target_dtype: torch.dtype) -> No
     agree(given)
 
 
-@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("dtype", INT_DTYPES, ids=str)
 def test_wrong_labels(dtype: torch.dtype) -> None:
     info = torch.iinfo(dtype)
     values = [0, 1, 2, 3, 4, 5, info.max, info.max - 1, info.min, info.min]
@@ -156,7 +161,7 @@ def test_wrong_labels(dtype: torch.dtype) -> None:
         assert agree(views(preds, target, task="binary", ignore_index=void))[Fault.TARGET_BINARY] > 0
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 def test_wrong_float_labels(dtype: torch.dtype) -> None:
     values = torch.tensor(
         [0, -0.0, 1, 2, 3, 4, -1, 0.5, 1.25, -0.5, NAN, INF, -INF, 3e4, 255, 1e-6], dtype=torch.float64
@@ -169,23 +174,6 @@ def test_wrong_float_labels(dtype: torch.dtype) -> None:
         faults = agree(views(torch.rand(2, 900), target, task="binary", ignore_index=void))
         assert faults[Fault.TARGET_FRACTION] > 0
         assert faults[Fault.TARGET_BINARY] > 0
-
-
-def layouts(tensor: Tensor) -> dict[str, Tensor]:
-    """The same values, laid out in memory in other ways."""
-    wide = torch.stack([tensor, tensor], dim=-1)
-    order = list(range(tensor.ndim))
-    padded = torch.zeros([size + 3 for size in tensor.shape], dtype=tensor.dtype)
-    crop = padded[tuple(slice(1, 1 + size) for size in tensor.shape)]
-    crop.copy_(tensor)
-    return {
-        "contiguous": tensor,
-        "channels-last": tensor.movedim(1, -1).contiguous().movedim(-1, 1),
-        "samples last": tensor.movedim(0, -1).contiguous().movedim(-1, 0),
-        "reversed": tensor.permute(order[::-1]).contiguous().permute(order[::-1]),
-        "every other": wide[..., 1],
-        "crop": crop,
-    }
 
 
 @pytest.mark.parametrize("preds_layout", layouts(torch.zeros(1, 1, 1)))
@@ -221,7 +209,7 @@ def test_class_dim(class_dim: int) -> None:
     agree(views(preds.contiguous(), labels(2, 10, 30), class_dim=class_dim))
 
 
-@pytest.mark.parametrize("dtype", [*INTEGERS, torch.bool, *FLOATS], ids=str)
+@pytest.mark.parametrize("dtype", [*INT_DTYPES, torch.bool, *FLOAT_DTYPES], ids=str)
 def test_one_hot(dtype: torch.dtype) -> None:
     size = 3
     hot = torch.nn.functional.one_hot(labels(2, 2500, size=size), size).movedim(-1, 1)
@@ -242,7 +230,7 @@ def test_one_hot(dtype: torch.dtype) -> None:
         assert faults[Fault.TARGET_ONE_HOT] > 0
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("from_logits", [False, True])
 def test_cutoffs_at_the_last_digit(dtype: torch.dtype, from_logits: bool) -> None:
     thresholds = [0.3, 0.5, 0.1, 0.7000001, 0.999, 1e-5]
@@ -308,7 +296,7 @@ def random_views(seed: int) -> Views:
     form, target_form = draw.choice(list(Form)), draw.choice([Form.LABELS, Form.ONE_HOT])
     mask = torch.rand(samples, *space) < 0.8 if draw.random() < 0.3 else None
 
-    def tensor(form: Form, dtypes: list[torch.dtype]) -> Tensor:
+    def tensor(form: Form, dtypes: Sequence[torch.dtype]) -> Tensor:
         dtype = draw.choice(dtypes)
         if form is Form.SCORES:
             values = torch.randn(samples, size, *space).to(dtype)
@@ -322,19 +310,19 @@ def random_views(seed: int) -> Views:
         return draw.choice(list(layouts(values).values()))
 
     if draw.random() < 0.3:
-        preds = tensor(Form.SCORES, FLOATS) if draw.random() < 0.7 else tensor(Form.ONE_HOT, INTEGERS)
+        preds = tensor(Form.SCORES, FLOAT_DTYPES) if draw.random() < 0.7 else tensor(Form.ONE_HOT, INT_DTYPES)
         if preds.is_floating_point() and draw.random() < 0.5:
             preds = preds.sigmoid()
         cutoffs = tuple(draw.uniform(0.01, 0.99) for _ in range(size)) if draw.random() < 0.5 else (0.5,) * size
-        target = tensor(Form.ONE_HOT, [*INTEGERS, *FLOATS])
+        target = tensor(Form.ONE_HOT, [*INT_DTYPES, *FLOAT_DTYPES])
         return MaskViews(
             preds=preds, target=target, mask=mask, cutoffs=cutoffs, probabilities=draw.random() < 0.5, ignore_index=void
         )
     regions = tuple(tuple(sorted(draw.sample(range(size), draw.randint(1, size)))) for _ in range(draw.randint(1, 5)))
     return LabelViews(
-        preds=tensor(form, FLOATS if form is Form.SCORES else INTEGERS),
+        preds=tensor(form, FLOAT_DTYPES if form is Form.SCORES else INT_DTYPES),
         preds_form=form,
-        target=tensor(target_form, [*INTEGERS, *FLOATS]),
+        target=tensor(target_form, [*INT_DTYPES, *FLOAT_DTYPES]),
         target_form=target_form,
         mask=mask,
         num_classes=size,
@@ -463,15 +451,6 @@ def test_nothing_but_the_outputs_is_written(monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.equal(given.target, before[1])
 
 
-class _NoHostReads(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = str(func)
-        assert not any(
-            word in name for word in ("_local_scalar_dense", "nonzero", "unique", "bincount", "masked_select")
-        ), name
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("backend", [cpu, reference])
 def test_nothing_waits_for_the_device(backend: Any) -> None:
     given = [
@@ -479,9 +458,12 @@ def test_nothing_waits_for_the_device(backend: Any) -> None:
         views(labels(2, 700), labels(2, 700), torch.rand(2, 700) < 0.5, regions={"a": [1, 2], "b": [3]}),
         views(torch.rand(2, 700), labels(2, 700, size=2), task="binary"),
     ]
-    with _NoHostReads():
+    for each in given:
+        backend.count_views(each)  # plans and compiles
+    with no_host_sync() as guard:
         for each in given:
             backend.count_views(each)
+    assert guard.seen > 0
 
 
 FORMS = {
@@ -517,6 +499,29 @@ def test_tensors_that_it_does_not_take() -> None:
     assert "negated lazily" in str(cpu.unsupported_reason(views(negated, labels(2, 9))))
 
 
+@pytest.mark.parametrize("way", ["function", "metric"])
+def test_a_named_backend_never_falls_back(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHMETRICS_DICE_EXT_BACKEND", "cpu")
+    negated = torch.complex(torch.zeros(2, 4, 9), scores(2, 4, 9)).conj().imag
+    for preds, classes, reason in (
+        (labels(2, 9), (1 << 14) + 1, "There are 16385 classes, more than 16384."),
+        (negated, 4, "A tensor is negated lazily, its memory holds other values: `.resolve_neg()` it."),
+    ):
+        metric = MulticlassDiceScore(classes)
+        count = functools.partial(overlap_counts, task="multiclass", num_classes=classes)
+        words = re.escape(f"TORCHMETRICS_DICE_EXT_BACKEND=cpu can't serve this input: {reason}")
+        with pytest.raises(RuntimeError, match=f"^{words}$"):
+            (count if way == "function" else metric.update)(preds, labels(2, 9))
+        assert metric.update_count == 0
+
+
+def test_a_backend_that_there_is_not_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHMETRICS_DICE_EXT_BACKEND", "numba")
+    words = "must be one of ('auto', 'triton', 'cpu', 'reference'), got 'numba'."
+    with pytest.raises(ValueError, match=f"^TORCHMETRICS_DICE_EXT_BACKEND {re.escape(words)}$"):
+        overlap_counts(labels(2, 9), labels(2, 9), task="multiclass", num_classes=4)
+
+
 def _run(script: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | environment, timeout=120
@@ -550,6 +555,22 @@ def test_without_numba() -> None:
 def test_without_compiler() -> None:
     out = _run(CHOOSE.format(before=""), NUMBA_DISABLE_JIT="1", TORCHMETRICS_DICE_EXT_BACKEND="auto")
     assert out.strip() == "reference numba's compiler is switched off (NUMBA_DISABLE_JIT)."
+
+
+@pytest.mark.slow
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    def kept() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")}
+
+    def count() -> None:
+        out = _run(CHOOSE.format(before=""), NUMBA_CACHE_DIR=str(tmp_path), TORCHMETRICS_DICE_EXT_BACKEND="cpu")
+        assert out.strip() == "cpu None"
+
+    count()
+    compiled = kept()
+    assert compiled
+    count()
+    assert kept() == compiled
 
 
 @pytest.mark.slow

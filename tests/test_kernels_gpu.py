@@ -4,7 +4,9 @@ import functools
 
 import pytest
 import torch
-from kernel_cases import GROUPS, kernel_cases, label_views, mask_views, mismatch, on_device
+from cases import LEVELS, PARAMETERS, same, same_dict, streams
+from kernel_cases import GROUPS, kernel_cases, label_views, mask_views, mismatch, mismatches, on_device
+from test_scores import averages_of, feed, metric_for, option_of
 
 import torchmetrics_dice_ext as tde
 from torchmetrics_dice_ext._counts import choose_backend
@@ -24,9 +26,50 @@ def views() -> Views:
     return on_device(kernel_cases("classes")["14 classes"], CUDA)
 
 
-@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in kernel_cases(group)])
-def test_counts_and_faults_equal_the_reference(group, name):
-    assert mismatch(backend, on_device(kernel_cases(group)[name], CUDA)) == ""
+@pytest.mark.parametrize("group", GROUPS)
+def test_counts_and_faults_equal_the_reference(group):
+    assert mismatches(backend, group, CUDA) == {}
+
+
+@pytest.mark.usefixtures("double_results")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("score", PARAMETERS)
+def test_every_score_has_the_bits_that_it_has_on_the_cpu(score, level):
+    for group, name in (
+        ("multiclass", "logits with void voxels"),
+        ("multiclass", "many classes"),
+        ("regions", "a void region"),
+        ("binary", "probabilities"),
+        ("multilabel", "many labels"),
+    ):
+        stream = streams(group)[name]
+        for average in averages_of(stream.task, score):
+            options = {**stream.options, **option_of(average), **PARAMETERS[score], "aggregation_level": level}
+            here, there = (metric_for(score, stream.task, **options).to(device) for device in ("cpu", CUDA))
+            feed(here, stream, level)
+            feed(there, stream, level)
+            assert there.compute().device == CUDA
+            assert same(there.compute().cpu(), here.compute()), (name, average)
+            of_classes = {label: value.cpu() for label, value in there.per_class().items()}
+            assert same_dict(of_classes, here.per_class()), (name, average)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_malformed_batch_is_refused_by_compute_unless_validation_is_eager(level):
+    preds, target = torch.randn(2, 4, 32, 32, device=CUDA), torch.zeros(2, 32, 32, dtype=torch.long, device=CUDA)
+    ids = {"case_ids": ["a", "b"]} if level == "casewise" else {}
+    metric = tde.MulticlassDiceScore(4, aggregation_level=level).to(CUDA)
+    metric.update(preds, target, **ids)
+    target[1, 0, :7] = 99
+    metric.update(preds, target, **ids)
+    assert metric(preds, target, **ids).isnan()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^`target` must hold labels .* in 14 voxels\..* First in update 2\.$"):
+            metric.compute()
+    eager = tde.MulticlassDiceScore(4, aggregation_level=level, validate_args="eager").to(CUDA)
+    with pytest.raises(ValueError, match=r"^`target` must hold labels .* got 99 in 7 voxels\."):
+        eager.update(preds, target, **ids)
+    assert eager.update_count == 0
 
 
 def test_it_is_preferred(views):

@@ -33,9 +33,7 @@ def some_views() -> LabelViews:
 @pytest.mark.parametrize("group", GROUPS)
 def test_counts_and_faults_equal_the_reference_in_the_interpreter(group):
     pytest.importorskip("triton")
-    found = run_script("compare", group)
-    assert found["differences"] == {}
-    assert found["compared"] > 20
+    assert run_script("compare", group) == {}
 
 
 @pytest.mark.slow

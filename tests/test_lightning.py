@@ -28,9 +28,7 @@ from torchmetrics_dice_ext import MulticlassDiceScore, MulticlassJaccardIndex, O
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(180),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
-    pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.`.*"),
     pytest.mark.filterwarnings("ignore:.*_pytree.*"),
 ]
 SCRIPT = Path(__file__).with_name("lightning_script.py")

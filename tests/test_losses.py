@@ -12,9 +12,10 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from cases import to_numpy
+from cases import AVERAGES, FLOAT_DTYPES, to_numpy
 from ddp import launch
-from test_soft import HostWaits, batch, each_task, sized
+from host_sync import no_host_sync
+from test_soft import TASKS, batch, each_task, sized
 from torch import Tensor, nn
 
 from torchmetrics_dice_ext._inputs import read_inputs
@@ -41,7 +42,6 @@ LOSSES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "focal tversky": (TverskyLoss, {"alpha": 0.3, "beta": 0.7, "gamma": 0.75}),
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
-AVERAGES = ("macro", "micro", "weighted", "none")
 each_average = pytest.mark.parametrize("average", AVERAGES)
 each_level = pytest.mark.parametrize("level", ["samplewise", "global"])
 
@@ -186,7 +186,7 @@ def test_only_the_ratios_of_class_weights_matter(loss: Any, options: dict[str, A
 @pytest.mark.parametrize(("loss", "options"), WEIGHTED)
 def test_class_weights_keep_their_digits_in_any_dtype_of_the_module(loss: Any, options: dict[str, Any]) -> None:
     preds, target = sparse("multiclass")
-    weights = {"class_weights": [0.1, 0.37, 0.77]}
+    weights = {"class_weights": np.array([0.1, 0.37, 0.77])}
     function = dice_loss if loss is DiceLoss else generalized_dice_loss
     wanted = function(preds, target, "multiclass", 3, **weights, **options)  # type: ignore[operator]
     module = loss("multiclass", 3, **weights, **options)
@@ -195,30 +195,27 @@ def test_class_weights_keep_their_digits_in_any_dtype_of_the_module(loss: Any, o
     assert module.to("meta").class_weights.device.type == "meta"
 
 
-@each_task
-@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
-@pytest.mark.parametrize("squared", [False, True])
-def test_one_minus_the_loss_is_the_soft_score(task: str, average: str, squared: bool) -> None:
+SCORE_OF_LOSS = {"dice": dice_loss, "generalized_dice": generalized_dice_loss, "tversky": tversky_loss}
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "squared"),
+    [
+        (task, name, squared)
+        for task, name, squared in itertools.product(TASKS, SCORE_OF_LOSS, (False, True))
+        if (task, name, squared) != ("binary", "generalized_dice", True)  # needs the background's squares too
+    ],
+)
+def test_one_minus_the_loss_is_the_soft_score(task: str, name: str, squared: bool) -> None:
     preds, target = batch(task, from_logits=True)
-    counting = Counting.of(task, soft=True, from_logits=True, **sized(task))  # type: ignore[arg-type]
-    counts, _ = count_soft(read_inputs(preds, target, None, counting), counting, squared=squared)
-    scores = {"dice": dice_loss, "generalized_dice": generalized_dice_loss, "tversky": tversky_loss}
-    for name, loss in scores.items():
-        one = task == "binary" or name == "generalized_dice"
-        if one and (average != "macro" or (squared and name == "generalized_dice" and task == "binary")):
-            continue
+    counting = Counting.of(task, soft=True, from_logits=True, squared=squared, **sized(task))  # type: ignore[arg-type]
+    counts, _ = count_soft(read_inputs(preds, target, None, counting), counting)
+    options: dict[str, Any] = {**sized(task), "squared": squared}
+    for average in AVERAGES[:1] if task == "binary" or name == "generalized_dice" else AVERAGES[:3]:
         for level, rows in (("global", counts.sum(0, keepdim=True)), ("samplewise", counts)):
             readout = Readout.of(counting, average=average)  # type: ignore[arg-type]
             score = read_out(rows, Score.of(name), counting, readout)[0].mean()
-            value = loss(
-                preds,
-                target,
-                task,
-                **sized(task),
-                average=average,
-                aggregation_level=level,
-                squared=squared,  # type: ignore[arg-type]
-            )
+            value = SCORE_OF_LOSS[name](preds, target, task, average=average, aggregation_level=level, **options)
             assert 1 - value.item() == pytest.approx(score.item(), abs=1e-15)
 
 
@@ -393,7 +390,7 @@ EXTREMES = (0.0, 1.0, -1.0, 30.0, -30.0, 88.8, 1e4, -1e4, 6e4, -6e4)
 
 @each_loss
 @each_task
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
 @pytest.mark.parametrize("smooth", [0.0, 1e-5, 1.0])
 def test_extremes_are_bounded_and_have_finite_gradients(
     name: str, task: str, dtype: torch.dtype, smooth: float
@@ -568,10 +565,11 @@ COMPILED = [
     pytest.param("focal tversky", "inductor", marks=pytest.mark.slow),
 ]
 whatever_dynamo_warns_of = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+not_by_torch_2_4 = pytest.mark.skipif(torch.__version__ < (2, 5), reason="its compiler can't trace the backward pass")
 
 
 @whatever_dynamo_warns_of
-@pytest.mark.skipif(torch.__version__ < (2, 5), reason="the compiler of torch 2.4 can't trace the backward pass")
+@not_by_torch_2_4
 @pytest.mark.parametrize(("name", "backend"), COMPILED)
 def test_compiled_losses_equal_eager_ones(name: str, backend: str) -> None:
     preds, target = sparse("multiclass")
@@ -591,6 +589,7 @@ def test_compiled_losses_equal_eager_ones(name: str, backend: str) -> None:
 
 
 @whatever_dynamo_warns_of
+@not_by_torch_2_4
 def test_functions_compile_too() -> None:
     preds, target = sparse("multilabel")
 
@@ -613,8 +612,9 @@ def test_transforms_of_torch_func_say_that_they_are_not_supported() -> None:
 def test_losses_never_wait_for_the_device(task: str, validate_args: Any) -> None:
     preds, target = batch(task, from_logits=True)
     losses = [make(name, task, ignore_index=255, validate_args=validate_args) for name in LOSSES]
-    with HostWaits():
+    with no_host_sync() as guard:
         sum(loss(preds.requires_grad_(), target) for loss in losses).backward()  # type: ignore[union-attr]
+    assert guard.seen > 0
 
 
 @pytest.mark.gpu
@@ -722,6 +722,9 @@ def test_fractions_are_refused_unless_meant(task: str) -> None:
         ({"class_weights": [1.0]}, ValueError, "`class_weights` must hold 3 numbers, one per class, got 1"),
         ({"class_weights": [1.0, -1.0, 0.0]}, ValueError, "`class_weights` must be numbers of at least 0, got -1.0"),
         ({"class_weights": [0.0, 0.0, 0.0]}, ValueError, "`class_weights` can't all be 0"),
+        ({"class_weights": [1.0, 0.0, 0.0], "include_background": False}, ValueError, "can't all be 0 for the classes"),
+        ({"class_weights": [0.0, 1.0, 0.0], "ignore_index": 1}, ValueError, "can't all be 0 for the classes"),
+        ({"smooth": 10**400}, ValueError, "`smooth` must be a number of at least 0"),
         ({"class_weights": 2.0}, TypeError, "`class_weights` must be a sequence of 3 numbers"),
         ({"class_weights": [1.0, 2.0, 3.0], "average": "none"}, ValueError, "which `average='none'` has none of"),
         ({"gamma": 0.0}, ValueError, "`gamma` must be a number above 0"),
@@ -815,3 +818,31 @@ def test_synchronised_ranks_give_the_gradient_of_the_whole_batch() -> None:
             wanted, wanted_slope = _step(*case, slice(None), parallel=False)
             assert value == pytest.approx(wanted, abs=1e-14)
             torch.testing.assert_close(slope, wanted_slope, rtol=1e-10, atol=1e-14)
+
+
+def _with_a_malformed_batch_on_rank_1(rank: int, world: int) -> list[Any]:
+    """For each level: the deferred loss and its steepest slope, and what the eager one raises."""
+    del world
+    found: list[Any] = []
+    for level in ("samplewise", "global"):
+        logits, target = batch("multiclass", from_logits=True)
+        target[0, 0, 0] = 7 if rank == 1 else target[0, 0, 0]
+        deferred, eager = (
+            DiceLoss("multiclass", 3, sync=True, aggregation_level=level, validate_args=mode)
+            for mode in ("deferred", "eager")
+        )
+        value = deferred(logits.requires_grad_(), target)
+        value.backward()
+        with pytest.raises(ValueError, match=r"malformed|labels") as refusal:
+            eager(logits, target)
+        found.append((value.item(), logits.grad.abs().max().item(), str(refusal.value)))
+    return found
+
+
+@pytest.mark.ddp
+def test_a_malformed_batch_on_one_rank_is_known_to_all() -> None:
+    for rank, found in enumerate(launch(_with_a_malformed_batch_on_rank_1, 2, timeout=120)):
+        for value, slope, refusal in found:
+            assert math.isnan(value)
+            assert slope == 0
+            assert ("another rank" in refusal, "got 7 in 1 voxel" in refusal) == (rank == 0, rank == 1)

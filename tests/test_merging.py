@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import LEVELS, fed, same
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection, SumMetric
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
@@ -27,7 +28,6 @@ from torchmetrics_dice_ext import (
 )
 
 Batch = dict[str, Any]
-LEVELS = ("global", "samplewise", "casewise")
 each_level = pytest.mark.parametrize("level", LEVELS)
 each_change_of_mode = pytest.mark.parametrize(
     "modes", [("eager", "deferred"), (True, False), ("deferred", False), (False, "eager")], ids=str
@@ -50,19 +50,8 @@ def batches(level: str, ids: str = "strings") -> list[Batch]:
     return found
 
 
-def fed(metric: Metric, seen: list[Batch]) -> Metric:
-    for batch in seen:
-        metric.update(**batch)
-    return metric
-
-
 def dice(level: str, **options: Any) -> MulticlassDiceScore:
     return MulticlassDiceScore(3, aggregation_level=level, **options)
-
-
-def same(left: Tensor, right: Tensor) -> bool:
-    same_kind = left.shape == right.shape and left.dtype == right.dtype
-    return same_kind and torch.equal(left.nan_to_num(nan=-1.0), right.nan_to_num(nan=-1.0))
 
 
 def assert_same_metric(left: Metric, right: Metric) -> None:
@@ -257,14 +246,18 @@ def test_a_state_without_the_counts_does_not_merge() -> None:
 
 
 @each_level
-def test_faults_merge_too(level: str) -> None:
+def test_faults_merge_too_and_the_first_update_that_had_them(level: str) -> None:
     seen = batches(level)
     wrong = {**seen[1], "target": seen[1]["target"] + 50}
     left = fed(dice(level, validate_args="deferred"), seen[:1])
-    left.merge_state(fed(dice(level, validate_args="deferred"), [wrong]))
+    left.merge_state(fed(dice(level, validate_args="deferred"), [seen[2], wrong]))
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"\b40\b"):
+        with pytest.raises(ValueError, match=r"\b40\b.* First in update 3\."):  # as if its updates had followed
             left.compute()
+    earlier = fed(dice(level, validate_args="deferred"), [wrong, seen[0]])
+    earlier.merge_state(left)
+    with pytest.raises(ValueError, match=r"\b80\b.* First in update 1\."):
+        earlier.compute()
     left.reset()
     left.update(**seen[0])
     assert_same_metric(left, fed(dice(level), seen[:1]))

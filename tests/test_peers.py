@@ -8,14 +8,13 @@ import pytest
 import torch
 import torchmetrics.classification as tm
 import torchmetrics.segmentation as tms
-from cases import CLASS_SUFFIX, FUNCTION, multiclass_batch, one_hot, to_numpy
+from cases import AVERAGES, CLASS_SUFFIX, FUNCTION, LEVELS, multiclass_batch, one_hot, to_numpy
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 import torchmetrics_dice_ext as tde
 from torchmetrics_dice_ext import functional
 
-AVERAGES = ("macro", "micro", "weighted", "none")
 TM_CLASS = {
     "dice": ("F1Score", {}),
     "jaccard": ("JaccardIndex", {}),
@@ -201,7 +200,9 @@ class TestMonai:
     ``ignore_empty=False`` is ``zero_division=1.0``.
     """
 
-    monai = pytest.importorskip("monai.metrics")
+    @pytest.fixture(autouse=True)
+    def _needs_monai(self):
+        self.monai = pytest.importorskip("monai.metrics")
 
     @pytest.mark.parametrize("include_background", [True, False])
     @pytest.mark.parametrize("score", ["dice", "jaccard"])
@@ -293,7 +294,9 @@ class TestMonai:
 class TestScikitLearn:
     """Its ``labels`` and ``zero_division`` mean the same; its specificity is the recall of the other class."""
 
-    sklearn = pytest.importorskip("sklearn.metrics")
+    @pytest.fixture(autouse=True)
+    def _needs_scikit_learn(self):
+        self.sklearn = pytest.importorskip("sklearn.metrics")
 
     def theirs(self, score: str, preds: Tensor, target: Tensor, **options) -> object:
         if score == "fbeta":
@@ -347,6 +350,11 @@ class TestScikitLearn:
         preds, target = masks(19)
         wanted = self.sklearn.recall_score(target.flatten(), (preds > 0.5).flatten(), pos_label=0)
         close(ours("specificity", preds, target, task="binary"), wanted)
+
+
+def state_size(metric: Metric) -> int:
+    """Numbers held in all states."""
+    return sum(state.numel() for state in metric.metric_state.values())
 
 
 class TestTraps:
@@ -421,16 +429,24 @@ class TestTraps:
     def test_the_state_does_not_grow(self, suffix, level):
         preds, target = maps(22)
         metric = getattr(tde, "Multiclass" + suffix)(CLASSES, aggregation_level=level)
-
-        def size() -> int:
-            states = metric.metric_state.values()
-            return sum(t.numel() for s in states for t in (s if isinstance(s, list) else [s]))
-
         metric.update(preds, target)
-        once = size()
+        once = state_size(metric)
         for _ in range(60):
             metric.update(preds, target)
-        assert size() == once <= 20 * CLASSES + 40
+        assert state_size(metric) == once <= 20 * CLASSES + 40
+
+    @pytest.mark.parametrize("num_classes", [CLASSES, 50])
+    def test_the_state_of_cases_grows_with_their_number_alone(self, num_classes):
+        """Counts of each class for every case and its id, with room for as many again."""
+        preds, target = maps(22)
+        metric = tde.MulticlassDiceScore(num_classes, aggregation_level="casewise")
+        for number in range(0, 400, 4):
+            metric.update(preds, target, case_ids=range(number, number + 4))
+        whole = state_size(metric)
+        assert whole <= 2 * 400 * (4 * num_classes + 2) + 20 * num_classes + 40
+        for number in range(0, 240, 4):
+            metric.update(preds, target, case_ids=range(number, number + 4))
+        assert state_size(metric) == whole
 
     def test_empty_classes_follow_one_option(self):
         preds, target = torch.tensor([[0, 0, 1, 2]]), torch.tensor([[0, 0, 1, 1]])
@@ -573,7 +589,7 @@ class TestTraps:
         whole.update(preds, target)
         assert torch.equal(whole.compute(), volume.compute())
 
-    @pytest.mark.parametrize("level", ["global", "samplewise", "casewise"])
+    @pytest.mark.parametrize("level", LEVELS)
     def test_compute_before_any_update_is_nan(self, level):
         for metric in (
             tde.BinaryDiceScore(aggregation_level=level),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import FLOAT_DTYPES
 
 from torchmetrics_dice_ext import functional
 from torchmetrics_dice_ext._kernels.reference import count_views
@@ -10,7 +11,7 @@ from torchmetrics_dice_ext._views import Form, LabelViews
 
 
 @pytest.mark.parametrize("size", [2, 9, 64, 118, 300])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 def test_the_first_maximum_wins(size: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(size)
     scores = torch.randint(-9, 10, (2, size, 31, 17), generator=generator).to(dtype)  # ties abound

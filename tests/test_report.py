@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-import math
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from cases import LEVELS, fed, same, same_dict
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.wrappers import MetricTracker
+from torchmetrics.wrappers import BootStrapper, ClasswiseWrapper, MetricTracker, MinMaxMetric, Running
 
-import torchmetrics_dice_ext as package
 from torchmetrics_dice_ext import (
     BinaryDiceScore,
     BinaryJaccardIndex,
@@ -34,7 +33,6 @@ from torchmetrics_dice_ext import (
 
 Batch = dict[str, Any]
 NAMES = ["air", "liver", "spleen", "left kidney"]
-LEVELS = ("global", "samplewise", "casewise")
 each_level = pytest.mark.parametrize("level", LEVELS)
 SCORES: tuple[Any, ...] = ("dice", "jaccard", ("fbeta", {"beta": 2.0}), "precision", "recall", "specificity")
 CLASSES: dict[str, Callable[..., Metric]] = {
@@ -67,21 +65,6 @@ def batches(level: str = "global", task: str = "multiclass") -> list[Batch]:
 def report(**options: Any) -> OverlapReport:
     given = {"task": "multiclass", "num_classes": 4, "scores": SCORES, "class_names": NAMES}
     return OverlapReport(**{**given, **options})
-
-
-def fed(metric: Any, seen: list[Batch]) -> Any:
-    for batch in seen:
-        metric.update(**batch)
-    return metric
-
-
-def same(left: Tensor, right: Tensor) -> bool:
-    same_kind = left.shape == right.shape and left.dtype == right.dtype
-    return same_kind and torch.equal(left.nan_to_num(nan=-1.0), right.nan_to_num(nan=-1.0))
-
-
-def same_dict(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
 
 
 def by_single_metrics(
@@ -549,17 +532,19 @@ def test_intervals_are_those_of_the_metrics() -> None:
     pytest.importorskip("scipy")
     options, seen = {"aggregation_level": "casewise", "class_names": NAMES}, batches("casewise")
     cases = fed(report(**options), seen)
-    metric = fed(package.MulticlassRecall(4, **options), seen)
+    metric = fed(MulticlassRecall(4, **options), seen)
     intervals = cases.confidence_interval(n_resamples=200, seed=3)
     assert intervals.keys() == cases.compute().keys()
     assert intervals["recall"] == metric.confidence_interval(n_resamples=200, seed=3)
     assert all(low <= high for low, high in intervals.values())
 
 
-def test_the_report_is_public() -> None:
-    assert package.OverlapReport is OverlapReport
-    assert issubclass(OverlapReport, MetricCollection)
-    assert not math.isnan(fed(report(), batches()).compute()["dice"].item())
+def test_a_report_is_a_collection_and_no_metric() -> None:
+    """Wrappers that ask for a `Metric` say so, instead of going wrong at the first update."""
+    assert isinstance(report(), MetricCollection)
+    for wrapper in (BootStrapper, ClasswiseWrapper, MinMaxMetric, Running):
+        with pytest.raises(ValueError, match=r"instance of `?torchmetrics\.Metric`? but .*OverlapReport"):
+            wrapper(report())
 
 
 @pytest.mark.parametrize("naming", [{"prefix": "val/"}, {"postfix": "/val"}])
@@ -600,6 +585,9 @@ def test_its_state_is_saved_once_and_loads_into_another_read_out(level: str) -> 
     fed(saved, batches(level))
     state = saved.state_dict()
     assert len(state) == (3 if level == "casewise" else 1)
+    given: dict[str, Any] = {}
+    saved.state_dict(given, "module.")  # by position, as `Metric.state_dict` takes them
+    assert list(given) == [f"module.{name}" for name in state]
     if level == "samplewise":  # what is read out is part of what is summed
         other = OverlapReport("multiclass", ("dice",), **options)
         with pytest.raises(RuntimeError, match="The checkpoint must hold counts") as info:

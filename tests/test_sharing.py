@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import LEVELS, same
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -130,10 +131,6 @@ def alone(metric: Metric, seen: list[Batch]) -> Tensor:
     return value
 
 
-def same(left: Tensor, right: Tensor) -> bool:
-    return left.shape == right.shape and torch.equal(left.nan_to_num(nan=-1.0), right.nan_to_num(nan=-1.0))
-
-
 def groups(collection: MetricCollection) -> list[set[str]]:
     return sorted((set(names) for names in collection.compute_groups.values()), key=sorted)
 
@@ -187,7 +184,7 @@ def test_explicit_groups_share_from_the_first_batch_on(level: str) -> None:
 
 
 @pytest.mark.parametrize("task", READERS)
-@pytest.mark.parametrize("level", ["global", "samplewise", "casewise"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("compute_groups", [True, False])
 def test_values_in_a_collection_are_those_of_each_alone(task: str, level: str, compute_groups: bool) -> None:
     collection = MetricCollection(READERS[task](aggregation_level=level), compute_groups=compute_groups)
@@ -199,7 +196,7 @@ def test_values_in_a_collection_are_those_of_each_alone(task: str, level: str, c
         collection.reset()
 
 
-@pytest.mark.parametrize("level", ["global", "samplewise", "casewise"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_forward_of_a_collection_gives_the_batch_and_accumulates(level: str) -> None:
     collection = MetricCollection(multiclass_readers(aggregation_level=level))
     seen: list[Batch] = []
@@ -360,7 +357,7 @@ PAIRS = [
                 "case_ids": ["x", "x", "y"],
             },
         )
-        for one, other in itertools.combinations(["global", "samplewise", "casewise"], 2)
+        for one, other in itertools.combinations(LEVELS, 2)
     ),
 ]
 each_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
@@ -395,7 +392,7 @@ MODES = [("eager", "deferred"), (True, False), ("eager", False), (True, "deferre
 
 
 @pytest.mark.parametrize("modes", MODES, ids=str)
-@pytest.mark.parametrize("level", ["global", "samplewise", "casewise"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_validation_modes_never_share(modes: tuple[Any, Any], level: str) -> None:
     left, right = (MulticlassDiceScore(3, validate_args=mode, aggregation_level=level) for mode in modes)
     collection = MetricCollection({"left": left, "right": right})
@@ -566,12 +563,12 @@ def test_a_refused_batch_leaves_every_member_of_a_group_as_it_was() -> None:
     ],
     ids=["threshold", "validate_args", "samplewise"],
 )
-def test_explicit_groups_of_metrics_that_count_differently_are_refused(members: dict[str, Metric]) -> None:
+def test_explicit_groups_of_metrics_that_count_or_validate_differently_are_refused(members: dict[str, Metric]) -> None:
     collection = MetricCollection(members, compute_groups=[["a", "b"]])
 
     def use() -> None:  # torchmetrics hands the state on at the first update, 1.6 when it is read
         collection.update(torch.tensor([[0.5, 0.2]]), torch.tensor([[1, 0]]))
         collection.compute()
 
-    with pytest.raises(ValueError, match="A compute group must hold metrics that count alike"):
+    with pytest.raises(ValueError, match="A compute group must hold metrics that count and validate alike"):
         use()

@@ -337,8 +337,8 @@ def pyplot() -> Iterator[Any]:
     matplotlib.use(before)
 
 
-def fed(metric: Metric, count: int = 5) -> Metric:
-    for pair in batches()[:count]:
+def after_all(metric: Metric) -> Metric:
+    for pair in batches():
         metric.update(*pair)
     return metric
 
@@ -363,7 +363,7 @@ def close_to_all(found: list[float], wanted: list[float]) -> bool:
 
 
 def test_plot_of_a_scalar(pyplot: Any) -> None:
-    figure, axes = fed(MulticlassDiceScore(3)).plot()
+    figure, axes = after_all(MulticlassDiceScore(3)).plot()
     assert isinstance(figure, pyplot.Figure)
     assert close_to_all(drawn(axes), [mean(plain_dice(batches()))])
     low, high = axes.get_ylim()
@@ -372,14 +372,14 @@ def test_plot_of_a_scalar(pyplot: Any) -> None:
 
 
 def test_plot_of_classes_carries_their_names(pyplot: Any) -> None:
-    metric = fed(MulticlassDiceScore(3, average="none", class_names=NAMES))
+    metric = after_all(MulticlassDiceScore(3, average="none", class_names=NAMES))
     _, axes = metric.plot()
     assert set(NAMES) <= texts(axes)
     assert close_to_all(drawn(axes), plain_dice(batches()))
 
 
 def test_plot_without_background_carries_the_right_names(pyplot: Any) -> None:
-    metric = fed(MulticlassDiceScore(3, average="none", class_names=NAMES, include_background=False))
+    metric = after_all(MulticlassDiceScore(3, average="none", class_names=NAMES, include_background=False))
     _, axes = metric.plot()
     assert {"liver", "spleen"} <= texts(axes)
     assert "air" not in texts(axes)
@@ -387,7 +387,7 @@ def test_plot_without_background_carries_the_right_names(pyplot: Any) -> None:
 
 
 def test_plot_of_regions_carries_their_names(pyplot: Any) -> None:
-    metric = fed(MulticlassDiceScore(3, average="none", regions={"body": [1, 2], "inner": [2]}))
+    metric = after_all(MulticlassDiceScore(3, average="none", regions={"body": [1, 2], "inner": [2]}))
     _, axes = metric.plot()
     assert {"body", "inner"} <= texts(axes)
     body = [((preds > 0).int(), (target > 0).int()) for preds, target in batches()]
