@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from torchmetrics_dice_ext import diagnose
-from torchmetrics_dice_ext._diagnosis._batch import MOST_VOXELS
-from torchmetrics_dice_ext._diagnosis._evidence import best_assignment
+from torchmetrics_dice_ext._diagnosis._batch import MOST_VOXELS, Planes
+from torchmetrics_dice_ext._diagnosis._evidence import best_assignment, consistency
 from torchmetrics_dice_ext.functional import dice_score
 
 NAN, INF = float("nan"), float("inf")
@@ -100,9 +100,21 @@ def some(shape: tuple[int, ...], share: float) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(9)) < share
 
 
+def rolled(x: Tensor) -> Tensor:
+    """Six times as many samples."""
+    return torch.cat([x.roll(11 * k, -1) for k in range(6)])
+
+
 def square(p: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     size = min(t.shape[-2:])
     return p[..., :size, :size], t[..., :size, :size]
+
+
+def compressed(t: Tensor) -> Tensor:
+    """A mask of 0 and 255 as JPEG gives it back, near these."""
+    return (
+        t.int() * 255 - torch.where(t > 0, 1, -1) * torch.tensor([0, 1, 2])[torch.arange(t.numel()) % 3].view_as(t)
+    ).byte()
 
 
 def confident(p: Tensor) -> Tensor:
@@ -152,6 +164,8 @@ FAULTS = {
     # values
     "a mask of 0 and 255": Fault("scaled_mask", "binary", lambda p, t: (p, t * 255)),
     "masks of 0 and 255": Fault("scaled_mask", "multilabel", lambda p, t: (p, t * 255)),
+    "a JPEG mask": Fault("scaled_mask", "binary", lambda p, t: (p, compressed(t))),
+    "labels times 85 as preds": Fault("scaled_mask", "multiclass", lambda p, t: (p.argmax(1) * 85, t)),
     "a mask divided by 255": Fault("scaled_mask", "binary", lambda p, t: (p, t / 255)),
     "labels times 85": Fault("scaled_mask", "multiclass", lambda p, t: (p, (t * 85).to(torch.uint8))),
     "hard preds of 0 and 255": Fault("scaled_mask", "binary", lambda p, t: ((p > 0.5).to(torch.uint8) * 255, t)),
@@ -164,6 +178,12 @@ FAULTS = {
     "one class too few": Fault("labels_out_of_range", "multiclass", lambda p, t: (p.argmax(1), t, {"num_classes": 3})),
     "a label map as a mask": Fault(
         "label_map_as_mask", "binary", lambda p, t: (p, t.long() * torch.arange(1, 5)[some(t.shape, 0.5).long()])
+    ),
+    "one large label as a mask": Fault(
+        "label_map_as_mask", "binary", lambda p, t: (p, torch.where(t > 0, 5998231, 7 * some(t.shape, 0.5)))
+    ),
+    "labels out of range in uint8": Fault(
+        "labels_out_of_range", "multiclass", lambda p, t: (p, torch.tensor([0, 2, 41, 77]).byte()[t])
     ),
     "void 255": Fault("ignore_label", "multiclass", lambda p, t: (p, torch.where(some(t.shape, 0.1), 255, t))),
     "void -1": Fault("ignore_label", "multilabel", lambda p, t: (p, torch.where(some(t.shape, 0.1), -1, t.long()))),
@@ -188,6 +208,9 @@ FAULTS = {
     "one-hot without background": Fault("not_one_hot", "multiclass", lambda p, t: (p, one_hot(t) * ~channel(0))),
     "interpolated mask": Fault(
         "fractional_mask", "binary", lambda p, t: (p, F.avg_pool2d(t[:, None].float(), 3, 1, 1))
+    ),
+    "interpolated one-hot": Fault(
+        "fractional_mask", "multiclass", lambda p, t: (p, F.avg_pool2d(one_hot(t).float(), 3, 1, 1))
     ),
     "interpolated labels": Fault(
         "fractional_mask", "multiclass", lambda p, t: (p, F.avg_pool2d(t[:, None].float(), 3, 1, 1))
@@ -240,6 +263,7 @@ FAULTS = {
     "inverted mask": Fault("inverted", "binary", lambda p, t: (p, 1 - t)),
     "inverted logits": Fault("inverted", "binary", lambda p, t: (-p.logit(), t, {"from_logits": True})),
     "inverted bools": Fault("inverted", "binary", lambda p, t: (p < 0.5, t)),
+    "inverted integers": Fault("inverted", "binary", lambda p, t: ((p < 0.5).byte(), t)),
     "one inverted label": Fault(
         "inverted", "multilabel", lambda p, t: (torch.cat([p[:, :1], 1 - p[:, 1:2], p[:, 2:]], 1), t)
     ),
@@ -252,6 +276,9 @@ FAULTS = {
     ),
     "labels reordered": Fault("permuted_classes", "multilabel", lambda p, t: (p[:, [2, 0, 1]], t)),
     "samples shuffled": Fault("shuffled_samples", "multiclass", lambda p, t: (p.roll(1, 0), t)),
+    "many samples shuffled": Fault(
+        "shuffled_samples", "binary", lambda p, t: (rolled(p).roll(3 * len(p), 0), rolled(t))
+    ),
     "masks shuffled": Fault("shuffled_samples", "binary", lambda p, t: (p, t.roll(len(t) // 2, 0))),
     "shifted": Fault("shifted", "multiclass", lambda p, t: (p.roll((5, -6), (-2, -1)), t)),
     "shifted mask": Fault("shifted", "binary", lambda p, t: (p, t.roll((-7, 6), (-2, -1)))),
@@ -292,60 +319,36 @@ def test_the_first_finding_names_a_planted_fault(name, place):
         assert first.dice_after > float(dice_score(*honest, **OPTIONS[fault.task])) - 0.3, str(diagnosis)
 
 
-CODE = {  # findings whose remedy is more than advice
-    *(
-        "not_a_tensor",
-        "wrong_dtype",
-        "not_dense",
-        "batch_axis",
-        "class_axis",
-        "channel_axis",
-        "wrong_task",
-        "num_classes",
-    ),
-    *(
-        "float_labels",
-        "label_map_target",
-        "transposed",
-        "scaled_mask",
-        "scaled_preds",
-        "labels_out_of_range",
-        "threshold",
-    ),
-    *(
-        "label_map_as_mask",
-        "ignore_label",
-        "labels_from_one",
-        "one_hot_as_labels",
-        "one_hot_as_masks",
-        "fractional_mask",
-    ),
-    *(
-        "logits_as_probabilities",
-        "probabilities_as_logits",
-        "probabilities_out_of_range",
-        "inverted",
-        "permuted_classes",
-    ),
-    *("shuffled_samples", "shifted", "input_format"),
+ABOUT_SHAPES = {  # and types: findings whose remedy is more than advice
+    *("not_a_tensor", "wrong_dtype", "not_dense", "batch_axis", "class_axis", "channel_axis", "wrong_task"),
+    *("num_classes", "float_labels", "label_map_target", "transposed", "input_format"),
+    *("one_hot_as_labels", "one_hot_as_masks"),
 }
-UNTRIED = ("another batch size", "one inverted label", "one-hot labels with a mask of their shape")
-RUNNABLE = [n for n, fault in FAULTS.items() if fault.code in CODE and n not in UNTRIED]
+CODE = ABOUT_SHAPES | {
+    *("scaled_mask", "scaled_preds", "labels_out_of_range", "label_map_as_mask", "ignore_label", "labels_from_one"),
+    *("fractional_mask", "logits_as_probabilities", "probabilities_as_logits", "probabilities_out_of_range"),
+    *("threshold", "inverted", "permuted_classes", "shuffled_samples", "shifted"),
+}
+RUNNABLE = [n for n, fault in FAULTS.items() if fault.code in CODE and n != "another batch size"]  # whose is advice
+ANY_LAYOUT = [n for n in RUNNABLE if FAULTS[n].code not in ABOUT_SHAPES]
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
-def test_remedies_are_code_that_leads_to_the_dice_they_promise(name):
+@pytest.mark.parametrize(("name", "class_dim"), [(name, 1) for name in RUNNABLE] + [(name, -1) for name in ANY_LAYOUT])
+def test_remedies_are_code_that_leads_to_the_dice_they_promise(name, class_dim):
     fault = FAULTS[name]
     preds, target, *more = fault.plant(*getattr(scene("fields"), fault.task))
     options = {**OPTIONS[fault.task], **(more[0] if more else {})}
+    if class_dim == -1 and "class_dim" not in options:
+        options["class_dim"] = -1
+        preds, target = (side.movedim(1, -1) if side.ndim == 4 else side for side in (preds, target))
     first = diagnose(preds, target, **options).findings[0]
 
     after, options = follow(first.remedy, preds, target, options)
 
+    assert first.code == fault.code
     assert not [f for f in diagnose(*after, **options).findings if f.severity == "error"]
-    if first.dice_after is not None and fault.code != "one_hot_as_masks":
-        score = dice_score(*after, **options)
-        assert float(score) == pytest.approx(first.dice_after, abs=2e-3)
+    if first.dice_after is not None:
+        assert float(dice_score(*after, **options)) == pytest.approx(first.dice_after, abs=2e-3)
 
 
 def follow(remedy: str, preds, target, options: dict) -> tuple[tuple[Tensor, Tensor], dict]:
@@ -596,6 +599,10 @@ JUNK = [
     torch.ones(2, 3, 4, dtype=torch.uint64),
     torch.rand(3, 3, 3, 3, 3, 3),
     torch.ones(2, 4) > 0,
+    torch.tensor([[0, 1e-300, 1e10]], dtype=torch.float64),
+    torch.tensor([[0, 5e-324, INF]], dtype=torch.float64),
+    torch.tensor([[-1.7e308, 5e-324, 1.7e308]], dtype=torch.float64),
+    torch.tensor([[0, 1, 1.7e308]], dtype=torch.float64),
 ]
 
 
@@ -651,6 +658,14 @@ def test_wrong_options_are_refused():
     }.items():
         with pytest.raises(ValueError, match=f"`{name}"):
             diagnose(preds, target, task="binary", **{name: value})
+    for name, value in {
+        "average": "mean",
+        "aggregation_level": "batch",
+        "threshold": [0.5, 0.5],
+        "class_names": ["a"],
+    }.items():
+        with pytest.raises(ValueError, match=f"`{name}"):
+            diagnose(preds, target, task="multilabel", num_labels=10**9, **{name: value})
     with pytest.raises(TypeError, match="`from_logits` must be True or False"):
         diagnose(*scene("fields").multiclass, **OPTIONS["multiclass"], from_logits="yes")
 
@@ -739,6 +754,23 @@ def test_absurdly_many_classes_are_not_looked_at(classes, task, option):
     (finding,) = diagnosis.findings
     assert (finding.code, finding.severity) == ("too_many_classes", "warning")
     assert f"`{option}` is {classes:,}" in finding.message
+
+
+@pytest.mark.parametrize("samples", [3, 30_000])
+def test_consistency_is_a_sign_test_in_bounded_time(samples):
+    target = some((samples, 1, 4, 4), 0.5)
+    preds = target ^ (torch.rand(target.shape, generator=torch.Generator().manual_seed(0)) < 0.2)
+    better = target ^ (torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < 0.1)
+    sides = torch.ones_like(target), torch.ones(1, dtype=torch.bool), 0
+    start = time.process_time()
+    nats = consistency(Planes(preds, target, *sides), Planes(better, target, *sides))
+    assert time.process_time() - start < 1
+    more, fewer = int((preds ^ target).gt(better ^ target).sum()), int((preds ^ target).lt(better ^ target).sum())
+    if samples == 3:
+        n = more + fewer
+        assert nats == pytest.approx(-math.log(sum(math.comb(n, k) for k in range(more, n + 1)) / 2**n) / 2)
+    else:
+        assert nats > 1000
 
 
 def test_one_swap_among_many_classes():
@@ -904,6 +936,26 @@ def test_pictures():
     pyplot.close(figure)
 
 
+def test_a_picture_says_where_it_is_and_shows_the_largest_classes():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    target = torch.zeros(1, 3000, 40, 40, dtype=torch.uint8)
+    target[:, 1000, 5:30, 5:30] = 1
+    diagnosis = diagnose(target.float() * 0.3, target, task="binary")
+    assert "(every (1, 3, 1, 1) along" in str(diagnosis)
+    figure = diagnosis.plot()
+    assert figure.axes[0].get_xlabel() == "sample 0, axis -3: 1000"
+    pyplot.close(figure)
+
+    labels = torch.arange(64 * 64).view(1, 64, 64).clamp(max=1500)
+    figure = diagnose(labels, labels.roll(1, -1), task="multiclass", num_classes=2000).plot()
+    assert len(figure.axes[3].patches) == 2 * 32
+    assert [text.get_text() for text in figure.axes[3].get_xticklabels()][-1] == "1500"
+    pyplot.close(figure)
+
+
 def test_pictures_need_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "torchmetrics-dice-ext\[plot\]"'):
@@ -954,6 +1006,81 @@ def test_a_remedy_that_mends_two_faults_is_told_once():
     preds, target = scene("fields").multiclass
     mixed = target * 85 + 0.4 * some(target.shape, 0.1)
     assert [f.code for f in diagnose(preds, mixed, **OPTIONS["multiclass"]).findings] == ["scaled_mask"]
+
+
+def test_void_voxels_have_no_faults():
+    binary, multiclass, _ = scene("fields")
+    for (preds, target), task in ((binary, "binary"), (multiclass, "multiclass")):
+        void = some(target.shape, 0.1)
+        preds = torch.where(void.unsqueeze(1), NAN, preds)
+        (finding,) = diagnose(preds, torch.where(void, 255, target), **OPTIONS[task]).findings
+        assert finding.code == "ignore_label"
+        assert finding.dice_after > 0.9
+
+
+def test_a_batch_that_is_read_anew_is_repaired_anew():
+    y, x = torch.meshgrid(torch.arange(1200), torch.arange(1200), indexing="ij")
+    target = ((y - 500) ** 2 + (x - 600) ** 2 < 300**2).long()[None]
+    preds = blurred(target[:, None], 0)
+    preds, masks = torch.cat([1 - preds, preds], 1), (one_hot(target, 2) * 255).byte()
+    for step in (1, 8):  # a sample, and all of a small batch
+        batch = preds[..., ::step, ::step], masks[..., ::step, ::step]
+        first, second = diagnose(*batch, task="binary").findings
+        assert (first.code, second.code) == ("scaled_mask", "one_hot_as_masks")
+        assert second.dice_after > 0.95
+    first, _, second = diagnose((preds * 255).byte(), masks, task="binary").findings
+    assert (first.code, second.code) == ("scaled_mask", "one_hot_as_masks")
+    assert second.dice_after > 0.95
+    for dim in (1, -1):
+        labels = [(one_hot(side) * 200).movedim(1, dim) for side in scene("fields").multiclass[1:] * 2]
+        labels[0] = labels[0].roll(1, -1 if dim == 1 else -2)
+        codes = [finding.code for finding in diagnose(*labels, **OPTIONS["multiclass"]).findings[:3]]
+        assert codes == ["scaled_mask", "scaled_mask", "one_hot_as_labels"]
+
+
+def test_a_batch_that_is_read_anew_along_another_axis_is_repaired_anew():
+    g = torch.Generator().manual_seed(5)
+    target = torch.randint(0, 6, (40, 6, 9), generator=g)
+    preds = one_hot(target, 6).float().movedim(1, 2) + 0.2 * torch.randn(40, 6, 6, 9, generator=g)
+    codes = [f.code for f in diagnose(preds, target * 51, task="multiclass", num_classes=6).findings]
+    assert codes == ["scaled_mask", "class_axis"]
+
+
+def test_remedies_hold_one_after_the_other():
+    preds, target = scene("fields").binary
+    batch, options = ((preds < 0.5).byte() * 255, target * 255), {"task": "binary"}
+    diagnosis = diagnose(*batch, **options)
+    assert [f.code for f in diagnosis.findings] == ["scaled_mask", "scaled_mask", "inverted"]
+    for finding in diagnosis.findings:
+        batch, options = follow(finding.remedy, *batch, options)
+    assert float(dice_score(*batch, **options)) == pytest.approx(diagnosis.findings[-1].dice_after)
+
+
+@pytest.mark.parametrize("class_dim", [1, -1, 2])
+def test_scores_per_class_are_shown_as_code(class_dim):
+    multiclass, multilabel = scene("fields")[1:]
+    batches = [
+        (multiclass[0] - 99 * channel(3), multiclass[1], {**OPTIONS["multiclass"], "ignore_index": (1, 255)}),
+        (multilabel[0] * torch.tensor([1, 1, 0]).view(3, 1, 1), multilabel[1], dict(OPTIONS["multilabel"])),
+    ]
+    batches[1][2]["threshold"] = [0.5, 0.4, 0.99]
+    for preds, target, options in batches:
+        names = {"preds": preds.movedim(1, class_dim), "mask": some(multiclass[1].shape, 0.9), "dice_score": dice_score}
+        names["target"] = target.movedim(1, class_dim) if target.ndim == 4 else target
+        options |= {"class_dim": class_dim}
+        diagnosis = diagnose(names["preds"], names["target"], **options, mask=names["mask"])
+        (finding,) = [f for f in diagnosis.findings if f.code == "class_never_predicted"]
+        scores = eval(finding.remedy, names)
+        assert scores[-1] == 0
+        assert float(scores.nanmean()) == pytest.approx(finding.dice_before)
+
+
+def test_infinity_and_nan_become_void_together():
+    preds, target = scene("fields").binary
+    target = torch.where(some(target.shape, 0.05), INF, torch.where(some(target.shape, 0.1), NAN, target.float()))
+    (finding,) = diagnose(preds, target, task="binary").findings
+    (preds, target), options = follow(finding.remedy, preds, target, {"task": "binary", "ignore_index": -1})
+    assert float(dice_score(preds, target, **options)) == pytest.approx(finding.dice_after)
 
 
 def test_a_graver_finding_says_what_it_was_seen_after():

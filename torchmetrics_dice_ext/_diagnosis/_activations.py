@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchmetrics_dice_ext._counts import OverlapCounts
 from torchmetrics_dice_ext._diagnosis._batch import Batch, value_range
-from torchmetrics_dice_ext._diagnosis._report import Finding
+from torchmetrics_dice_ext._diagnosis._report import Finding, Severity
 from torchmetrics_dice_ext._faults import TOLERANCE
 from torchmetrics_dice_ext._reductions import divide, score_classes
 from torchmetrics_dice_ext._scores import dice
@@ -18,7 +18,7 @@ from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews
 
 Explained = tuple[Finding, Batch]
 
-_FEW, _MANY = 100, 1000  # voxels below which the range of values says nothing, and from which it says much
+_LEAST_ENTRIES, _MANY_ENTRIES = 100, 1000  # below the first values say nothing, from the second on their range much
 _WIDE = 0.8  # a range of probabilities that hardly any but real ones span
 _THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, *(step / 20 for step in range(1, 20)), 0.98, 0.99, 0.995, 0.998, 0.999)
 _WORTH = 0.1  # rise of Dice from which on another threshold is reported
@@ -50,10 +50,9 @@ def _softmax_axis(batch: Batch) -> Explained | None:
     if not preds.is_floating_point():
         return None
     single = [axis for axis in (0, 1) if preds.shape[axis] == 1]
-    if single and preds.numel() >= _FEW and bool((batch.views.preds == 1).all()):
-        message = (
-            f"all preds of shape {tuple(batch.given[0].shape)} are exactly 1: softmax over an axis with a single entry."
-        )
+    if single and preds.numel() >= _LEAST_ENTRIES and bool((batch.views.preds == 1).all()):
+        shape = tuple(batch.given.preds.shape)
+        message = f"all preds of shape {shape} are exactly 1: softmax over an axis with a single entry."
         remedy = "preds = torch.sigmoid(logits)  # softmax needs an axis with two classes or more"
         return _untested(batch, "softmax_axis", "warning", message, remedy)
     classes = isinstance(batch.views, LabelViews)
@@ -72,8 +71,8 @@ def _softmax_axis(batch: Batch) -> Explained | None:
     return None
 
 
-def _untested(batch: Batch, code: str, severity: str, message: str, remedy: str) -> Explained:
-    return Finding(code=code, severity=severity, message=message, remedy=remedy, dice_before=batch.planes.dice), batch  # type: ignore[arg-type]
+def _untested(batch: Batch, code: str, severity: Severity, message: str, remedy: str) -> Explained:
+    return Finding(code=code, severity=severity, message=message, remedy=remedy, dice_before=batch.planes.dice), batch
 
 
 def _sums_to_one(preds: Tensor, axis: int) -> bool:
@@ -93,7 +92,7 @@ def _sums_to_one(preds: Tensor, axis: int) -> bool:
 def _probabilities_as_logits(batch: Batch) -> Explained | None:
     """Values in [0, 1] where logits were announced."""
     preds = batch.views.preds
-    if not isinstance(batch.views, MaskViews) or not batch.counting.from_logits or preds.numel() < _FEW:
+    if not isinstance(batch.views, MaskViews) or not batch.counting.from_logits or preds.numel() < _LEAST_ENTRIES:
         return None
     low, high = batch.ranges["preds"]
     if not -TOLERANCE <= low < high <= 1 + TOLERANCE:
@@ -109,7 +108,7 @@ def _probabilities_as_logits(batch: Batch) -> Explained | None:
 def _sigmoid_twice(batch: Batch) -> Explained | None:
     """Probabilities in [0.5, 0.731], the range of sigmoid over [0, 1]."""
     preds = batch.views.preds
-    if not isinstance(batch.views, MaskViews) or batch.counting.from_logits or preds.numel() < _FEW:
+    if not isinstance(batch.views, MaskViews) or batch.counting.from_logits or preds.numel() < _LEAST_ENTRIES:
         return None
     slack = float(torch.finfo(preds.dtype).eps)
     low, high = batch.ranges["preds"]
@@ -125,7 +124,7 @@ def _sigmoid_twice(batch: Batch) -> Explained | None:
 
 
 def _by_range(batch: Batch, code: str, span: float, message: str, remedy: str, after: Batch) -> Explained:
-    certain = span >= _WIDE and batch.views.preds.numel() >= _MANY
+    certain = span >= _WIDE and batch.views.preds.numel() >= _MANY_ENTRIES
     finding = Finding(
         code=code,
         severity="error" if certain else "warning",
@@ -150,7 +149,7 @@ def _softmax_twice(batch: Batch) -> Explained | None:
     vectors = vectors[:: max(1, vectors.shape[0] // _MOST_VECTORS)].double()
     slack = 8 * float(torch.finfo(views.preds.dtype).eps)
     if (
-        vectors.shape[0] < _FEW
+        vectors.shape[0] < _LEAST_ENTRIES
         or not bool(((vectors.sum(1) - 1).abs() < 1e-4 + slack).all())
         or float(vectors.amin()) <= 0
     ):
@@ -173,7 +172,7 @@ def _softmax_twice(batch: Batch) -> Explained | None:
 def find_threshold(batch: Batch) -> Explained | None:
     """Another threshold with a much better Dice, for each label the best."""
     views, counting, planes = batch.views, batch.counting, batch.planes
-    if not isinstance(views, MaskViews) or not views.preds.is_floating_point() or views.preds.numel() < _MANY:
+    if not isinstance(views, MaskViews) or not views.preds.is_floating_point() or views.preds.numel() < _MANY_ENTRIES:
         return None
     figures = _dice_of_thresholds(batch)
     best = figures.nan_to_num(-1.0).max(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._counts import OverlapCounts
-from torchmetrics_dice_ext._diagnosis._batch import Batch, Planes
+from torchmetrics_dice_ext._diagnosis._batch import KEPT_SAMPLES, Batch, Planes
 from torchmetrics_dice_ext._diagnosis._evidence import (
     GAIN,
     HIGH,
@@ -26,8 +25,7 @@ from torchmetrics_dice_ext._scores import dice
 from torchmetrics_dice_ext._views import Form, MaskViews
 
 _REACH = 8  # shifts up to 1/8 of an axis
-_MOST_SAMPLES = 64
-_MOST_PERMUTED = 256  # classes, the largest, whose numbers are compared
+_PERMUTED_CLASSES = 256  # classes, the largest, whose numbers are compared
 _EACH = 0.5  # least Dice of every sample that is said to be shuffled
 Axes = tuple[int, ...]
 
@@ -45,7 +43,7 @@ def propose_alignments(batch: Batch) -> Iterator[Proposal]:
 
 def _class_axis(batch: Batch) -> Proposal | None:
     """Scores with several axes of C entries, of which another one is the class axis."""
-    counting, preds = batch.counting, batch.given[0]
+    counting, preds = batch.counting, batch.given.preds
     if counting.task == "binary" or not preds.is_floating_point():
         return None
     used = counting.class_dim % preds.ndim
@@ -53,8 +51,10 @@ def _class_axis(batch: Batch) -> Proposal | None:
     for axis in (a for a in range(1, preds.ndim) if preds.shape[a] == counting.num_classes and a != used):
         dim = -1 if axis == preds.ndim - 1 else axis
         try:
-            after = Batch.read(*batch.given, dataclasses.replace(counting, class_dim=dim))
+            after = batch.reread(class_dim=dim)
         except ValueError:
+            continue
+        if after.given.mask is not batch.given.mask:
             continue
         seen = f"axis {axis} of preds {tuple(preds.shape)} has {counting.num_classes} entries too"
         message = f"{seen}, and fits the target better."
@@ -74,22 +74,18 @@ def _inverted(batch: Batch) -> Proposal | None:
     labels = [int(k) for k in torch.nonzero(opposite.class_dice > planes.class_dice + GAIN).flatten()]
     if not labels:
         return None
-    chosen = torch.zeros(views.num_classes, dtype=torch.bool)
-    chosen[labels] = True
-    chosen = chosen.view(-1, *(1 for _ in views.space[1:]))
-    code = "1 - preds"
-    if views.preds.is_floating_point() and batch.counting.from_logits:
-        code = "-preds"
-    elif batch.given[0].dtype == torch.bool:
-        code = "~preds"
-
-    def invert(preds: Tensor) -> Tensor:
-        return torch.where(chosen, -preds if code == "-preds" else 1 - preds, preds)
-
-    after = batch.edited(preds=invert)
-    which = "" if len(labels) == views.num_classes else f"  # labels {labels}"
+    if not views.preds.is_floating_point():
+        code, inverse = "preds == 0", (views.preds == 0).to(torch.int64)
+    elif batch.counting.from_logits:
+        code, inverse = "-preds", -views.preds
+    else:
+        code, inverse = "1 - preds", 1 - views.preds
+    after = batch.with_preds_moved(lambda preds: preds.index_copy(1, torch.tensor(labels), inverse[:, labels]))
+    remedy = f"preds = {code}"
+    if len(labels) < views.num_classes:
+        chosen = _classes_as_code(batch, str(labels))
+        remedy = f"preds = preds.clone()\n{chosen} = {code.replace('preds', chosen)}"
     message = "preds are high where target is 0: foreground and background are exchanged on one of the two sides."
-    remedy = f"preds = {code}{which}"
     choices = views.num_classes * math.log(2)
     return Proposal("inverted", message, remedy, after, planes.only(labels), after.planes.only(labels), choices)
 
@@ -114,7 +110,7 @@ def _permuted_classes(batch: Batch) -> Proposal | None:
     if size < 2:
         return None
     voxels = planes.counts.pred_cardinality + planes.counts.target_cardinality
-    classes = sorted(voxels.topk(min(_MOST_PERMUTED, size)).indices.tolist())
+    classes = sorted(voxels.topk(min(_PERMUTED_CLASSES, size)).indices.tolist())
     part = planes.only(classes)
     flat = ((side & part.counted).transpose(0, 1).flatten(1) for side in (part.preds, part.target))
     scores = _pairwise_dice(*flat)
@@ -125,7 +121,7 @@ def _permuted_classes(batch: Batch) -> Proposal | None:
     moved, order = [classes[t] for t in places], list(range(size))
     for t in places:
         order[classes[t]] = classes[source[t]]
-    after = batch.edited(preds=lambda preds: _renumber(preds, batch, order))
+    after = batch.with_preds_moved(lambda preds: _renumber(preds, batch, order))
     pairs = ", ".join(
         f"{classes[t]} as {classes[source[t]]} (Dice {scores[t, t]:.2f} -> {scores[source[t], t]:.2f})"
         for t in places[:6]
@@ -166,14 +162,19 @@ def _renumbering(batch: Batch, order: list[int]) -> str:
     if getattr(batch.views, "preds_form", None) is Form.LABELS:
         table = _as_code(torch.tensor(order).argsort().tolist())
         return f"preds = torch.as_tensor({table}, device=preds.device)[preds.long()]"
-    dim, table = batch.counting.class_dim, _as_code(order)
-    index = {1: f"[:, {table}]", -1: f"[..., {table}]"}.get(dim)
-    return f"preds = preds{index}" if index else f"preds = preds.index_select({dim}, torch.as_tensor({table}))"
+    return f"preds = {_classes_as_code(batch, _as_code(order))}"
+
+
+def _classes_as_code(batch: Batch, classes: str) -> str:
+    """Some classes of preds in the user's layout."""
+    dim = batch.counting.class_dim
+    before, after = (":, " * dim, "") if dim > 0 else ("..., ", ", :" * (-dim - 1))
+    return f"preds[{before}{classes}{after}]"
 
 
 def _as_code(order: list[int]) -> str:
     """A permutation, that of many classes by what it changes."""
-    if len(order) <= _MOST_PERMUTED:
+    if len(order) <= _PERMUTED_CLASSES:
         return str(order)
     moved = {t: s for t, s in enumerate(order) if t != s}
     places, sources = list(moved), list(moved.values())
@@ -184,7 +185,7 @@ def _shuffled_samples(batch: Batch) -> Proposal | None:
     """Samples of a batch that come in another order on one side."""
     planes = batch.planes
     samples = planes.preds.shape[0]
-    if not 1 < samples <= _MOST_SAMPLES or batch.steps[0] > 1:
+    if not 1 < samples <= KEPT_SAMPLES or batch.steps[0] > 1:
         return None
     first = planes.foreground
     preds, target = ((side & planes.counted)[:, first:].flatten(1) for side in (planes.preds, planes.target))
@@ -193,10 +194,9 @@ def _shuffled_samples(batch: Batch) -> Proposal | None:
     moved = [n for n in range(samples) if order[n] != n]
     if not moved:
         return None
-    after = batch.edited(preds=lambda x: x[order])
-    shown = str(order) if samples <= 16 else f"torch.tensor({order[:16]} + [...])"
+    after = batch.with_preds_moved(lambda x: x[order])
     message = "preds belong to the targets of other samples of the batch: images and masks come in different orders."
-    remedy = f"preds = preds[{shown}]  # and look for a loader or a glob that sorts or shuffles only one of the two"
+    remedy = f"preds = preds[{order}]  # and look for a loader or a glob that sorts or shuffles only one of the two"
     sides = planes.of(moved), after.planes.of(moved)
     trusted = min(float(scores[order[n], n]) for n in moved) >= _EACH  # not a few lucky pairs among many
     return Proposal("shuffled_samples", message, remedy, after, *sides, math.lgamma(samples + 1), trusted)
@@ -217,7 +217,7 @@ def _orientation(batch: Batch) -> Proposal | None:
         return tensor.permute(*range(lead), *(lead + a for a in order)).flip([lead + a for a in flips])
 
     best = max(symmetries, key=lambda symmetry: view.with_preds(moved(view.preds, symmetry)).foreground_dice)
-    after = batch.edited(preds=lambda preds: moved(preds, best))
+    after = batch.with_preds_moved(lambda preds: moved(preds, best))
     code, message, remedy = _name_symmetry(batch, *best)
     return Proposal(code, message, remedy, after, planes, after.planes, math.log(len(symmetries)))
 
@@ -258,7 +258,7 @@ def _name_symmetry(batch: Batch, order: Axes, flips: Axes) -> tuple[str, str, st
             f"preds and target have axes {one} and {two} exchanged.",
             f"preds = preds.transpose({one}, {two})",
         )
-    lead = batch.given[0].ndim
+    lead = batch.given.preds.ndim
     where = dict(zip((d % lead for d in dims), (dims[a] % lead for a in order), strict=True))
     permuted = ", ".join(str(where.get(d, d)) for d in range(lead))
     remedy = f"preds = preds.permute({permuted})" + (f".flip({flipped})" if flips else "")
@@ -273,9 +273,7 @@ def _shifted(batch: Batch) -> Proposal | None:
     planes = batch.planes
     classes = largest(planes)
     preds, target = ((side & planes.counted)[:, classes] for side in (planes.preds, planes.target))
-    overlaps = sum(overlaps_of_shifts(one, other) for one, other in zip(preds, target, strict=True))
-    if not isinstance(overlaps, Tensor):
-        return None
+    overlaps = overlaps_of_shifts(preds.flatten(0, 1), target.flatten(0, 1))
     reach = [size // _REACH for size in overlaps.shape]
     near = overlaps.roll(reach, list(range(overlaps.ndim)))
     near = near[tuple(slice(0, 2 * r + 1) for r in reach)]
@@ -284,7 +282,7 @@ def _shifted(batch: Batch) -> Proposal | None:
     if not any(shift):
         return None
     dims = list(range(-len(shift), 0))
-    after = batch.edited(preds=lambda preds: preds.roll(shift, dims))
+    after = batch.with_preds_moved(lambda preds: preds.roll(shift, dims))
     steps = batch.steps[1:]
     voxels = {batch.axis(a): s * steps[a] for a, s in enumerate(shift) if s}
     about = "about " if any(step > 1 for step in steps) else ""

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchmetrics_dice_ext._counts import OverlapCounts
-from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
+from torchmetrics_dice_ext._counts import OverlapCounts, _looks_one_hot
+from torchmetrics_dice_ext._faults import NUM_FAULTS, Fault
 from torchmetrics_dice_ext._inputs import read_inputs
 from torchmetrics_dice_ext._kernels import reference
 from torchmetrics_dice_ext._options import Counting
 from torchmetrics_dice_ext._reductions import average_classes, score_classes
 from torchmetrics_dice_ext._scores import dice
+from torchmetrics_dice_ext._tiles import Box, tiles, with_channels
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
 
 MOST_VOXELS = 1 << 21  # of the sample
 MOST_ELEMENTS = 1 << 23  # of the sample: voxels times classes
 MOST_CHECKED = 1 << 27  # a batch of fewer elements has every value checked, a larger one the values of the sample
-_PAIRED = 64  # samples that are kept whole rather than thinned out, so that they can be told apart
-MOST_CLASSES = MOST_ELEMENTS // _PAIRED
-_PIECE = 1 << 22
+KEPT_SAMPLES = 64  # so many samples are all in the sample, so that they can be told apart
+MOST_CLASSES = MOST_ELEMENTS // KEPT_SAMPLES
+_PIECE_ELEMENTS = 1 << 22
 
 Edit = Callable[[Tensor], Tensor]
+
+
+class Given(NamedTuple):
+    """A batch as the user holds it, and the options that decide how it is read."""
+
+    preds: Tensor
+    target: Tensor
+    mask: Tensor | None
+    counting: Counting
 
 
 @dataclass(frozen=True)
@@ -92,94 +101,100 @@ class Batch:
     """One batch as the metrics would read it; build it with `Batch.read`.
 
     Attributes:
-        given: preds, target and mask as tensors in the user's layout.
-        counting: The options that decide the reading.
-        whole: Canonical views of everything.
-        views: The sample, on the CPU; integers and bools in int64.
+        given: preds, target and mask in the user's layout and as they came; the options after all remedies.
+        whole: Canonical views of everything, as it came.
+        views: The sample after all remedies, on the CPU; integers and bools in int64.
         steps: The sample has every `steps[i]`-th entry of axis i of `(N, *S)`.
-        edits: The sides whose values in the sample a remedy has changed.
+        repairs: Remedies of values, each a side and what becomes of its entries; they hold for any reading.
+        moved: Whether a remedy has put preds of the sample in another order, place or meaning.
     """
 
-    given: tuple[Tensor, Tensor, Tensor | None]
-    counting: Counting
+    given: Given
     whole: Views
     views: Views
     steps: tuple[int, ...]
-    edits: frozenset[str] = frozenset()
+    repairs: tuple[tuple[str, Edit], ...] = ()
+    moved: bool = False
 
     @classmethod
-    def read(cls, preds: Tensor, target: Tensor, mask: Tensor | None, counting: Counting) -> Batch:
-        """Read and sample a batch.
+    def read(cls, given: Given, repairs: tuple[tuple[str, Edit], ...] = ()) -> Batch:
+        """Read, sample and repair a batch.
 
         Raises:
             TypeError, ValueError: As `read_inputs`.
         """
-        whole = read_inputs(preds, target, mask, counting)
+        whole = read_inputs(*given)
         steps = _steps(whole.space, whole.num_classes)
-        box = tuple(slice((n - 1) % s // 2, None, s) for n, s in zip(whole.space, steps, strict=True))
-        views = _cut(whole, box, _keep)
-        if views.mask is not None:
-            views = dataclasses.replace(views, mask=views.mask.bool())
-        return cls((preds, target, mask), counting, whole, views, steps)
+        box = tuple(slice(_start(n, s), None, s) for n, s in zip(whole.space, steps, strict=True))
+        return cls(given, whole, _repaired(_kept(_cut(whole, box)), repairs), steps, repairs)
+
+    @property
+    def counting(self) -> Counting:
+        """The options that decide the reading."""
+        return self.given.counting
 
     def reread(self, **counting: Any) -> Batch:
         """All of the batch read with other options; without its mask if that doesn't fit them.
 
         Raises:
-            ValueError: The options don't fit the shapes.
+            ValueError: The options don't fit the shapes, or preds have been moved since the batch was read.
         """
-        preds, target, mask = self.given
-        options = dataclasses.replace(self.counting, **counting)
+        if self.moved:
+            raise ValueError("`preds` have been moved, which another reading would undo.")
+        given = self.given._replace(counting=dataclasses.replace(self.counting, **counting))
         try:
-            return Batch.read(preds, target, mask, options)
+            return Batch.read(given, self.repairs)
         except ValueError:
-            if mask is None:
+            if given.mask is None:
                 raise
-            return Batch.read(preds, target, None, options)
+            return Batch.read(given._replace(mask=None), self.repairs)
 
     def edited(self, *, preds: Edit | None = None, target: Edit | None = None, **counting: Any) -> Batch:
-        """The sample after a remedy: functions of the sampled tensors, or other values of counting options."""
+        """The batch after a remedy: a function of the entries of a side, or other values of counting options."""
         options = dataclasses.replace(self.counting, **counting)
-        changes: dict[str, Any] = {"ignore_index": options.ignore_index}
-        if isinstance(self.views, MaskViews):
-            cutoffs = options.thresholds
-            if options.from_logits:
-                cutoffs = tuple(math.log(threshold / (1 - threshold)) for threshold in cutoffs)
-            changes |= {"cutoffs": cutoffs, "probabilities": not options.from_logits}
-        else:
-            changes["num_classes"] = options.num_classes
-        edits = {name: edit for name, edit in (("preds", preds), ("target", target)) if edit is not None}
-        for name, edit in edits.items():
-            tensor = edit(getattr(self.views, name))
-            changes[name] = tensor.to(torch.int64) if tensor.dtype == torch.bool else tensor
-        views = dataclasses.replace(self.views, **changes)
-        return dataclasses.replace(self, counting=options, views=views, edits=self.edits | edits.keys())
+        repairs = tuple((name, edit) for name, edit in (("preds", preds), ("target", target)) if edit is not None)
+        return dataclasses.replace(
+            self,
+            given=self.given._replace(counting=options),
+            whole=_with_options(self.whole, options),
+            views=_repaired(_with_options(self.views, options), repairs),
+            repairs=self.repairs + repairs,
+        )
 
-    def faults(self) -> Tensor:
-        """How many voxels of each kind of fault, as the metrics would count them."""
-        total = torch.zeros(NUM_FAULTS, dtype=torch.int64)
-        for piece in _pieces(self.whole if self.all_checked else self.views):
-            total += reference.count_views(piece)[1].cpu()
-        if self.looks_one_hot:
-            total[Fault.AMBIGUOUS] = self.whole.preds.numel()
-        return total
+    def with_preds_moved(self, move: Edit) -> Batch:
+        """The sample after a remedy that depends on what the axes of its preds `(N, *S)` or `(N, K, *S)` mean."""
+        return dataclasses.replace(self, views=_repaired(self.views, (("preds", move),)), moved=True)
 
     @property
     def all_checked(self) -> bool:
         """Whether every value is checked, and not those of the sample alone."""
         return max(self.whole.preds.numel(), self.whole.target.numel()) <= MOST_CHECKED
 
-    def shown(self, name: str) -> Views:
-        """The views that show most of a side: everything, or the sample where that was edited or alone is checked."""
-        if name in self.edits or not self.all_checked:
-            return self.views
-        return dataclasses.replace(self.whole, ignore_index=self.views.ignore_index)
+    @property
+    def checked(self) -> Views:
+        """The views whose values are checked; without their repairs where these are all of the batch."""
+        return self.whole if self.all_checked and not self.moved else self.views
+
+    def pieces(self) -> Iterator[Views]:
+        """The values that are checked, after all remedies, in pieces, so that what checking needs is bounded."""
+        for box in tiles(self.checked.space, max(1, _PIECE_ELEMENTS // self.checked.num_classes)):
+            piece = _cut(self.checked, box)
+            yield _repaired(_kept(piece), self.repairs) if self.repairs and self.checked is self.whole else piece
+
+    @cached_property
+    def faults(self) -> list[int]:
+        """How many voxels of each kind of fault, as the metrics would count them."""
+        total = torch.zeros(NUM_FAULTS, dtype=torch.int64)
+        for piece in self.pieces():
+            total += reference.count_views(piece)[1].cpu()
+        if self.looks_one_hot:
+            total[Fault.AMBIGUOUS] = self.whole.preds.numel()
+        return total.tolist()
 
     @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Least and largest value of each side, void ones included; nan where there is none but NaN."""
-        sides = ("preds", "target")
-        return {name: value_range(getattr(piece, name) for piece in _pieces(self.shown(name))) for name in sides}
+        return {name: value_range(getattr(piece, name) for piece in self.pieces()) for name in ("preds", "target")}
 
     @property
     def looks_one_hot(self) -> bool:
@@ -187,13 +202,9 @@ class Batch:
         if not isinstance(self.whole, LabelViews) or self.whole.class_axis is None or not self.whole.preds.numel():
             return False
         axis = self.whole.class_axis
-        steps = list(self.steps)
-        steps[axis] = 1
-        sides = [
-            side[tuple(slice(None, None, step) for step in steps)] for side in (self.whole.preds, self.whole.target)
-        ]
-        sides = [side.to(torch.int64) for side in sides]
-        return all(bool((side >= 0).all()) and bool((side.sum(axis) == 1).all()) for side in sides)
+        box = tuple(slice(None, None, 1 if a == axis else step) for a, step in enumerate(self.steps))
+        views = _repaired(_kept(_cut(self.whole, box)), self.repairs)
+        return all(bool(_looks_one_hot(side, axis)) for side in (views.preds, views.target))
 
     @property
     def sampled(self) -> bool:
@@ -203,19 +214,29 @@ class Batch:
     @cached_property
     def planes(self) -> Planes:
         """Planes of the sample."""
-        if isinstance(self.views, MaskViews):
-            return _planes_of_masks(self.views)
-        planes = _planes_of_labels(self.views)
-        ignored = [label for label in self.counting.ignore_index if 0 <= label < self.counting.num_classes]
-        void = torch.tensor(ignored, dtype=torch.int64)
-        return dataclasses.replace(planes, scored=planes.scored.index_fill(0, void, value=False))
+        views, everywhere = self.views, (slice(None),) * len(self.steps)
+        if isinstance(views, MaskViews):
+            preds, target, counted, _ = reference.mask_answers(views, everywhere)
+        else:
+            codes = reference.preds_codes(views, everywhere), reference.target_codes(views, everywhere)
+            classes = torch.arange(views.num_classes, dtype=torch.int32).unsqueeze(1)
+            preds, target = (side.unsqueeze(1) == classes for side in codes)
+            counted = preds.any(1, keepdim=True) & target.any(1, keepdim=True)
+        preds, target, counted = (side.unflatten(2, views.space[1:]) for side in (preds, target & counted, counted))
+        void = torch.tensor(self.counting.void_outputs, dtype=torch.int64)
+        scored = torch.ones(views.num_classes, dtype=torch.bool).index_fill(0, void, value=False)
+        return Planes(preds, target, counted, scored, foreground=int(isinstance(views, LabelViews)))
 
     def axis(self, spatial: int) -> int:
         """The number of a spatial axis (0, 1, ...) in preds as the user holds them."""
-        ndim = self.given[0].ndim
+        ndim = self.given.preds.ndim
         if self.counting.class_dim == 1 or ndim == len(self.steps):
             return spatial - (len(self.steps) - 1)
         return spatial + 1 + (spatial + 1 >= self.counting.class_dim % ndim)
+
+    def place(self, axis: int, index: int) -> int:
+        """Where in axis `axis` of `(N, *S)` the sample has its entry `index`."""
+        return _start(self.whole.space[axis], self.steps[axis]) + index * self.steps[axis]
 
 
 def value_range(pieces: Iterable[Tensor]) -> tuple[float, float]:
@@ -233,90 +254,56 @@ def value_range(pieces: Iterable[Tensor]) -> tuple[float, float]:
 
 def _steps(space: tuple[int, ...], classes: int) -> tuple[int, ...]:
     """How far to step along each axis of `(N, *S)`: the longest is thinned out until the sample is small enough."""
-    most = min(MOST_VOXELS, max(_PAIRED, MOST_ELEMENTS // max(1, classes)))
+    most = min(MOST_VOXELS, max(KEPT_SAMPLES, MOST_ELEMENTS // max(1, classes)))
     steps = [1] * len(space)
     kept = list(space)
     while math.prod(kept) > most:
-        axis = max(range(len(space)), key=lambda i: kept[i] if i or kept[0] > _PAIRED else 1)
+        axis = max(range(len(space)), key=lambda i: kept[i] if i or kept[0] > KEPT_SAMPLES else 1)
         steps[axis] += 1
         kept[axis] = math.ceil(space[axis] / steps[axis])
     return tuple(steps)
 
 
-def _cut(views: Views, box: tuple[slice, ...], keep: Edit) -> Views:
+def _start(size: int, step: int) -> int:
+    """The first entry of an axis in the sample: as much is left out before it as after the last one."""
+    return (size - 1) % step // 2
+
+
+def _cut(views: Views, box: Box) -> Views:
     """The box of `(N, *S)` of every tensor."""
     sides: dict[str, Any] = {}
     for name in ("preds", "target", "mask"):
         tensor: Tensor | None = getattr(views, name)
         if tensor is not None:
-            channels = (slice(None),) * (tensor.ndim - len(box))
-            sides[name] = keep(tensor[(box[0], *channels, *box[1:])])
+            sides[name] = tensor[box if tensor.ndim == len(box) else with_channels(box)]
     return dataclasses.replace(views, **sides)
 
 
-def _keep(tensor: Tensor) -> Tensor:
-    """A copy of a sample on the CPU; integers in int64, where every operation is to be had."""
-    if tensor.device.type != "cpu":
-        tensor = tensor.contiguous().cpu()
-    return tensor.clone() if tensor.is_floating_point() else tensor.to(torch.int64, copy=True)
+def _kept(views: Views) -> Views:
+    """Copies on the CPU; integers in int64, where every operation is to be had."""
+    sides: dict[str, Any] = {}
+    for name in ("preds", "target", "mask"):
+        tensor: Tensor | None = getattr(views, name)
+        if tensor is not None:
+            plain = tensor.is_floating_point() or name == "mask"
+            sides[name] = tensor.to("cpu", tensor.dtype if plain else torch.int64, copy=True)
+    return dataclasses.replace(views, **sides)
 
 
-def _pieces(views: Views) -> Iterator[Views]:
-    """The batch in pieces along its two outermost axes, so that what checking needs is bounded."""
-    space = views.space
-    inner = max(1, math.prod(space[2:]) * views.num_classes)
-    rows = max(1, _PIECE // inner)
-    samples = max(1, rows // max(1, space[1]))
-    for n, row in itertools.product(range(0, space[0], samples), range(0, space[1], rows)):
-        box = (slice(n, n + samples), slice(row, row + rows), *(slice(None) for _ in space[2:]))
-        yield _cut(views, box, lambda tensor: tensor)
+def _repaired(views: Views, repairs: tuple[tuple[str, Edit], ...]) -> Views:
+    """Such copies after edits of their sides; decisions become labels, and fractional one-hot preds scores."""
+    sides: dict[str, Any] = {"preds": views.preds, "target": views.target}
+    for name, edit in repairs:
+        edited = edit(sides[name])
+        sides[name] = edited.to(torch.int64) if edited.dtype == torch.bool else edited
+    if isinstance(views, LabelViews) and sides["preds"].is_floating_point():
+        sides["preds_form"] = Form.SCORES
+    return dataclasses.replace(views, **sides)
 
 
-def _planes_of_labels(views: LabelViews) -> Planes:
-    preds, proper_preds = _class_planes(views.preds, views.preds_form, views.num_classes)
-    target, proper_target = _class_planes(views.target, views.target_form, views.num_classes)
-    counted = proper_preds & proper_target
-    for label in reference.void_values(views.ignore_index, views.target.dtype):
-        if views.target_form is Form.LABELS:
-            counted = counted & (views.target != label)
-        elif 0 <= label < views.num_classes:
-            counted = counted & ~target[:, label]
-    if views.mask is not None:
-        counted = counted & views.mask
-    counted = counted.unsqueeze(1)
-    return Planes(preds, target & counted, counted, torch.ones(views.num_classes, dtype=torch.bool), 1)
-
-
-def _class_planes(tensor: Tensor, form: Form, size: int) -> tuple[Tensor, Tensor]:
-    """Planes `(N, C, *S)`, and where `(N, *S)` exactly one of them is meant."""
-    if form is Form.ONE_HOT:
-        planes = tensor == 1
-        return planes, (planes | (tensor == 0)).all(1) & (planes.sum(1) == 1)
-    proper = torch.ones((), dtype=torch.bool)
-    if form is Form.SCORES:
-        best, tensor = tensor.max(1)
-        proper = ~best.isnan()
-    classes = torch.arange(size).view(1, size, *(1 for _ in tensor.shape[1:]))
-    planes = tensor.unsqueeze(1) == classes
-    return planes, planes.any(1) & proper
-
-
-def _planes_of_masks(views: MaskViews) -> Planes:
-    preds, target = views.preds, views.target
-    counted = (target == 0) | (target == 1)
-    if preds.is_floating_point():
-        counted = counted & ~preds.isnan()
-        if views.probabilities:
-            counted = counted & (preds >= -TOLERANCE) & (preds <= 1 + TOLERANCE)
-        if len(set(views.cutoffs)) == 1:
-            planes = preds > views.cutoffs[0]
-        else:
-            planes = torch.stack([preds[:, label] > cutoff for label, cutoff in enumerate(views.cutoffs)], dim=1)
-    else:
-        counted = counted & ((preds == 0) | (preds == 1))
-        planes = preds == 1
-    for value in reference.void_values(views.ignore_index, target.dtype):
-        counted = counted & (target != value)
-    if views.mask is not None:
-        counted = counted & views.mask.unsqueeze(1)
-    return Planes(planes, (target == 1) & counted, counted, torch.ones(views.num_classes, dtype=torch.bool), 0)
+def _with_options(views: Views, counting: Counting) -> Views:
+    """The views under other options, as far as these leave their shapes alone."""
+    if isinstance(views, LabelViews):
+        return dataclasses.replace(views, num_classes=counting.num_classes, ignore_index=counting.ignore_index)
+    options: dict[str, Any] = {"cutoffs": counting.cutoffs, "probabilities": not counting.from_logits}
+    return dataclasses.replace(views, **options, ignore_index=counting.ignore_index)

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 import torch
 
 from torchmetrics_dice_ext._diagnosis._activations import explain_activations, find_threshold
 from torchmetrics_dice_ext._diagnosis._alignment import propose_alignments
-from torchmetrics_dice_ext._diagnosis._batch import MOST_CLASSES, Batch
+from torchmetrics_dice_ext._diagnosis._batch import MOST_CLASSES, Batch, Given
 from torchmetrics_dice_ext._diagnosis._evidence import judge
 from torchmetrics_dice_ext._diagnosis._outcomes import find_leak, find_low_dice, find_outcomes
 from torchmetrics_dice_ext._diagnosis._report import Diagnosis, Finding, gravity, ranked
-from torchmetrics_dice_ext._diagnosis._shapes import Given, find_one_hot_labels, find_one_hot_masks, read_shapes
-from torchmetrics_dice_ext._diagnosis._types import check_case_ids, on_one_device, read_mask, read_side, same_storage
+from torchmetrics_dice_ext._diagnosis._shapes import find_one_hot_labels, find_one_hot_masks, read_shapes
+from torchmetrics_dice_ext._diagnosis._types import (
+    check_case_ids,
+    on_one_device,
+    read_argument,
+    read_mask,
+    same_storage,
+)
 from torchmetrics_dice_ext._diagnosis._values import check_values
 from torchmetrics_dice_ext._options import (
     LEVELS,
@@ -109,13 +115,10 @@ def diagnose(
         >>> diagnosis.findings[0].code, diagnosis.findings[0].remedy
         ('scaled_mask', 'target = target > 0')
     """
-    size = num_classes if task == "multiclass" else num_labels if task == "multilabel" else None
-    if isinstance(size, Integral) and size > MOST_CLASSES:
-        return Diagnosis(findings=(_too_many_classes(task, int(size)),), dice=math.nan, facts=(f"task={task!r}",))
     counting = Counting.of(
         task,
         num_classes=num_classes,
-        num_labels=num_labels,
+        num_labels=_checkable(num_labels, threshold, class_names),
         threshold=threshold,
         from_logits=flag("from_logits", from_logits) and task != "multiclass",
         class_dim=class_dim,
@@ -135,6 +138,8 @@ def diagnose(
     if regions is not None:  # what is looked at are labels, which have no names then
         readout = dataclasses.replace(readout, class_names=None)
     setting = Setting(counting, readout, one_of("aggregation_level", aggregation_level, LEVELS))
+    if counting.num_classes > MOST_CLASSES:
+        return _too_many_classes("num_classes" if num_labels is None else "num_labels", num_classes or num_labels)
     with torch.device("cpu"):  # whatever device the user has made the default
         return _examine(preds, target, mask, case_ids, setting)
 
@@ -147,18 +152,25 @@ class Setting(NamedTuple):
     level: AggregationLevel
 
 
-def _too_many_classes(task: Task, size: int) -> Finding:
-    name = "num_classes" if task == "multiclass" else "num_labels"
-    message = f"`{name}` is {size:,}, where a batch is looked at up to {MOST_CLASSES:,}: this one wasn't."
-    remedy = f"diagnose(preds, target, {name}=..., ...)  # as many as there are"
-    return Finding(code="too_many_classes", severity="warning", message=message, remedy=remedy)
+def _checkable(num_labels: Any, threshold: Any, class_names: Any) -> Any:
+    """`num_labels`, or where these are too many to look at so few that one threshold for all is quick to check."""
+    if not isinstance(num_labels, Integral) or not (threshold is None or isinstance(threshold, Real)):
+        return num_labels
+    return min(num_labels, max(MOST_CLASSES + 1, len(class_names) if isinstance(class_names, Sized) else 0))
+
+
+def _too_many_classes(option: str, size: int | None) -> Diagnosis:
+    message = f"`{option}` is {size:,}, where a batch is looked at up to {MOST_CLASSES:,}: this one wasn't."
+    remedy = f"diagnose(preds, target, {option}=..., ...)  # as many as there are"
+    finding = Finding(code="too_many_classes", severity="warning", message=message, remedy=remedy)
+    return Diagnosis(findings=(finding,), dice=math.nan, facts=(f"{option}={size:,}",))
 
 
 def _examine(preds: Any, target: Any, mask: Any, case_ids: Any, setting: Setting) -> Diagnosis:
     """Types, shapes and values, each after the remedies of those before it, then what explains the score."""
     facts = [_options_in_words(setting.counting)]
     counting = dataclasses.replace(setting.counting, regions=None)
-    sides = read_side("preds", preds), read_side("target", target)
+    sides = read_argument("preds", preds), read_argument("target", target)
     mask, findings = read_mask(mask)
     findings += [*sides[0].findings, *sides[1].findings]
     facts += [side.fact for side in sides]

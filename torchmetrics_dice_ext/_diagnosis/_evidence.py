@@ -23,7 +23,7 @@ HIGH = 0.6  # least foreground Dice after the remedy
 _CORRELATED = 0.5  # least correlation of preds and target after the remedy
 _CERTAIN = math.log(10_000)  # surprise in nats from which on a finding is an error
 _LIKELY = 2.0  # and a warning
-_MOST_SAMPLES, MOST_PLANES = 64, 4
+_JUDGED_SAMPLES, MOST_PLANES = 64, 4
 _BLOCKS = 4  # along each axis
 
 
@@ -107,7 +107,7 @@ def surprise(planes: Planes) -> float:
     classes = largest(planes)
     counted = planes.counted if planes.counted.shape[1] == 1 else planes.counted[:, classes]
     preds, target = planes.preds[:, classes] & counted, planes.target[:, classes]
-    for one, other in zip(preds[:_MOST_SAMPLES], target[:_MOST_SAMPLES], strict=True):
+    for one, other in zip(preds[:_JUDGED_SAMPLES], target[:_JUDGED_SAMPLES], strict=True):
         here = float((one & other).sum())
         share = float((overlaps_of_shifts(one, other) >= here * (1 - 1e-5) - 0.25).float().mean())
         if 0 < share < 1:
@@ -123,9 +123,9 @@ def consistency(before: Planes, after: Planes) -> float:
     for axis in range(1, fewer.ndim):
         fewer = torch.stack([part.sum(axis) for part in fewer.tensor_split(_BLOCKS, axis)], axis)
     better, worse = int((fewer > 0).sum()), int((fewer < 0).sum())
-    n = better + worse
-    tail = sum(math.comb(n, k) for k in range(better, n + 1))
-    return (n * math.log(2) - math.log(tail)) / 2  # half of it: neighbours and mirrored blocks are not independent
+    n, k = better + worse, torch.arange(better, better + worse + 1, dtype=torch.float64)
+    chances = math.lgamma(n + 1) - (k + 1).lgamma() - (n - k + 1).lgamma() - n * math.log(2)
+    return -float(chances.logsumexp(0)) / 2  # half of it: neighbours and mirrored blocks are not independent
 
 
 def _log_gamma_tail(n: int, x: float) -> float:

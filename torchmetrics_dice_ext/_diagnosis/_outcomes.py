@@ -16,8 +16,8 @@ from torchmetrics_dice_ext._reductions import average_classes, score_pooled
 from torchmetrics_dice_ext._scores import dice, precision, recall
 from torchmetrics_dice_ext._views import MaskViews
 
-_MANY = 4096  # voxels from which on a perfect score is suspicious, and a constant prediction meant
-_SHOWN = 6
+_TELLING_VOXELS = 4096  # from which on a perfect score is suspicious, and a low one meant
+_SHOWN_CLASSES = 6
 
 
 def find_outcomes(batch: Batch, readout: Readout) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def find_low_dice(batch: Batch) -> Iterator[Finding]:
     planes = batch.planes
     n = OverlapCounts(*(column[planes.foreground :] for column in planes.counts))
     low = planes.foreground_dice < 0.3
-    if low and bool((n.target_cardinality > 0).any()) and float(n.support.max()) >= _MANY:
+    if low and bool((n.target_cardinality > 0).any()) and float(n.support.max()) >= _TELLING_VOXELS:
         scored = planes.scored[planes.foreground :]
         right, found = (float(score_pooled(ratio, n, scored, math.nan)) for ratio in (precision, recall))
         kind = "too much is predicted" if found > 2 * right else "too little is predicted" if right > 2 * found else ""
@@ -120,13 +120,24 @@ def _never_predicted(batch: Batch, names: Sequence[str | int]) -> Iterator[Findi
 
 
 def _per_class(batch: Batch) -> str:
-    task = f'task="{batch.counting.task}"'
-    size = {
-        "multiclass": f", num_classes={batch.counting.num_classes}",
-        "multilabel": f", num_labels={batch.counting.num_classes}",
+    """The scores of all classes as the user's code, with the options that decide how the batch is read."""
+    counting = batch.counting
+    thresholds = set(counting.thresholds)
+    threshold = list(counting.thresholds) if len(thresholds) > 1 else min(thresholds, default=0.5)
+    options = {
+        "task": counting.task,
+        "num_classes": counting.num_classes if counting.task == "multiclass" else None,
+        "num_labels": counting.num_classes if counting.task == "multilabel" else None,
+        "threshold": threshold if threshold != 0.5 else None,
+        "from_logits": counting.from_logits or None,
+        "class_dim": counting.class_dim if counting.class_dim != 1 else None,
+        "input_format": counting.input_format if counting.input_format != "auto" else None,
+        "ignore_index": list(counting.ignore_index) or None,
+        "average": "none" if counting.task != "binary" else None,
     }
-    average = "" if batch.counting.task == "binary" else ', average="none"'
-    return f"dice_score(preds, target, {task}{size.get(batch.counting.task, '')}{average})"
+    code = [f"{name}={value!r}".replace("'", '"') for name, value in options.items() if value is not None]
+    masked = ["mask=mask"] if batch.given.mask is not None else []
+    return f"dice_score({', '.join(['preds', 'target', *code, *masked])})"
 
 
 def _background_only(batch: Batch) -> Iterator[Finding]:
@@ -191,7 +202,7 @@ def find_leak(batch: Batch) -> Iterator[Finding]:
     varied = bool(((n.target_cardinality > 0) & (n.target_cardinality < n.support)).any())
     exact = bool((planes.preds & planes.counted == planes.target).all())
     voxels = int(n.support.max())
-    if varied and exact and voxels >= _MANY:
+    if varied and exact and voxels >= _TELLING_VOXELS:
         message = f"preds equal the target on each of {voxels} voxels: does the model, or its input, see the target?"
         remedy = "assert preds.data_ptr() != target.data_ptr()  # then look for the mask among the model's inputs"
         yield _finding(batch, "perfect", "warning", message, remedy)
@@ -202,5 +213,5 @@ def _indices(chosen: Tensor) -> list[int]:
 
 
 def _named(classes: list[int], names: Sequence[str | int], voxels: Tensor) -> str:
-    shown = [f"{names[k]} ({int(voxels[k])} voxel{'s' * (int(voxels[k]) != 1)})" for k in classes[:_SHOWN]]
-    return ", ".join(shown) + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")
+    shown = [f"{names[k]} ({int(voxels[k])} voxel{'s' * (int(voxels[k]) != 1)})" for k in classes[:_SHOWN_CLASSES]]
+    return ", ".join(shown) + (f" and {len(classes) - _SHOWN_CLASSES} more" if len(classes) > _SHOWN_CLASSES else "")

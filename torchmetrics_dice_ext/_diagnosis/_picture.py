@@ -11,6 +11,7 @@ from torchmetrics_dice_ext._diagnosis._batch import Batch
 from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews
 
 _BINS = 64
+_MOST_BARS = 32  # classes, those with most voxels
 _MISSED, _INVENTED, _CONFUSED = "#ff3b6b", "#35b5ff", "#ffb000"
 
 
@@ -39,7 +40,12 @@ def draw(batch: Batch | None, title: str, report: str) -> Any:
         ax.set_xticks([])
         ax.set_yticks([])
     axes[0].set_xlabel(where)
-    _draw_histogram(axes[3], batch)
+    views = batch.views
+    decided = isinstance(views, LabelViews) and views.preds_form is not Form.SCORES
+    if decided or not views.preds.is_floating_point():
+        _draw_sizes(axes[3], batch)
+    else:
+        _draw_scores(axes[3], batch)
     figure.suptitle(title)
     return figure
 
@@ -58,8 +64,8 @@ def _plane(batch: Batch) -> tuple[Tensor, Tensor, str]:
         place.append(index)
         sides = [side[index] for side in sides]
     images = [side if side.ndim == 2 else side.view(1, -1) for side in sides]
-    where = [f"sample {place[0] * batch.steps[0]}"]
-    where += [f"axis {axis}: {index * batch.steps[axis]}" for axis, index in enumerate(place[1:], 1)]
+    where = [f"sample {batch.place(0, place[0])}"]
+    where += [f"axis {batch.axis(axis - 1)}: {batch.place(axis, index)}" for axis, index in enumerate(place[1:], 1)]
     return images[0], images[1], ", ".join(where)
 
 
@@ -79,24 +85,23 @@ def _draw_difference(ax: Any, preds: Tensor, target: Tensor) -> None:
         ax.text(0.02 + 0.3 * place, -0.06, name, color=color, transform=ax.transAxes, fontsize=9, weight="bold")
 
 
-def _draw_histogram(ax: Any, batch: Batch) -> None:
-    """Probabilities or logits with the threshold, winning scores, or how many voxels each class has."""
+def _draw_sizes(ax: Any, batch: Batch) -> None:
+    """How many voxels the largest classes have on each side."""
+    n = batch.planes.counts
+    largest = (n.pred_cardinality + n.target_cardinality).topk(min(_MOST_BARS, len(n.support))).indices.sort().values
+    for offset, name, voxels in ((-0.2, "preds", n.pred_cardinality), (0.2, "target", n.target_cardinality)):
+        ax.bar([k + offset for k in range(len(largest))], voxels[largest].tolist(), 0.4, label=name)
+    ax.set_xticks(range(len(largest)), [str(int(label)) for label in largest], rotation=90 if len(largest) > 10 else 0)
+    ax.set_title("voxels per class")
+    ax.set_yscale("symlog")
+    ax.legend()
+
+
+def _draw_scores(ax: Any, batch: Batch) -> None:
+    """Probabilities or logits with the threshold, or winning scores."""
     views = batch.views
-    preds = views.preds
-    if isinstance(views, LabelViews) and preds.ndim > len(batch.steps) and preds.is_floating_point():
-        preds = preds.amax(1)
-    values = preds.double().flatten()
+    values = (views.preds if isinstance(views, MaskViews) else views.preds.amax(1)).double()
     values = values[values.isfinite()]
-    if not views.preds.is_floating_point() or (isinstance(views, LabelViews) and views.preds_form is not Form.SCORES):
-        n = batch.planes.counts
-        for offset, (name, side) in zip(
-            (-0.2, 0.2), (("preds", n.pred_cardinality), ("target", n.target_cardinality)), strict=True
-        ):
-            ax.bar([k + offset for k in range(len(side))], side.tolist(), 0.4, label=name)
-        ax.set_title("voxels per class")
-        ax.set_yscale("symlog")
-        ax.legend()
-        return
     ax.hist(values.numpy(), bins=_BINS, color="#5b8fd6", log=bool(values.numel()))
     ax.set_title("preds" if isinstance(views, MaskViews) else "winning scores")
     for cutoff in dict.fromkeys(views.cutoffs) if isinstance(views, MaskViews) else ():

@@ -31,7 +31,8 @@ class Finding:
         remedy: The way out, as code.
         dice_before: Dice (macro, global) after the remedies of the findings before this one; None where the metrics
             refuse the batch.
-        dice_after: Dice after this remedy too; None where that can't be tested, or where the metrics still refuse.
+        dice_after: Dice after this remedy too, or of the well-formed voxels where it is to look for what malformed the
+            others; None where that can't be tested, or where the metrics still refuse.
     """
 
     code: str
@@ -53,10 +54,14 @@ class Finding:
         """Dice before and after the remedy in words, empty where it can't be tested."""
         if self.dice_after is None:
             return ""
-        return f"Dice {_figure(self.dice_before)} -> {_figure(self.dice_after)}"
+        return f"Dice {self._change}"
+
+    @property
+    def _change(self) -> str:
+        return f"{_figure(self.dice_before)} -> {_figure(self.dice_after)}"
 
     def __str__(self) -> str:
-        rows = [("why", self.message), ("Dice", self.evidence.removeprefix("Dice ")), ("way out", self.remedy)]
+        rows = [("why", self.message), ("Dice", self._change if self.evidence else ""), ("way out", self.remedy)]
         return "\n".join(_row(name, text) for name, text in rows if text)
 
 

@@ -8,31 +8,22 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchmetrics_dice_ext._diagnosis._batch import MOST_CHECKED, Batch
+from torchmetrics_dice_ext._counts import _looks_one_hot
+from torchmetrics_dice_ext._diagnosis._batch import MOST_CHECKED, Batch, Given
 from torchmetrics_dice_ext._diagnosis._report import Finding
 from torchmetrics_dice_ext._inputs import FLOATS, read_inputs
 from torchmetrics_dice_ext._kernels.reference import count_views
 from torchmetrics_dice_ext._options import Counting, Task
 from torchmetrics_dice_ext._views import Form, LabelViews
 
-_MOST_TRIED = 12  # readings that are compared by their Dice
-_MOST_RESIZED = 1 << 25
-_LEAST = 64  # voxels that aren't one-hot by chance
+_TRIED_CHANGES = 12  # that are compared by their Dice
+_RESIZED_ELEMENTS = 1 << 25
+_LEAST_VOXELS = 64  # voxels that aren't one-hot by chance
 CLOSE = 0.1  # differences of Dice below which the likelier explanation wins
-
-
-class Given(NamedTuple):
-    """A batch as the user holds it."""
-
-    preds: Tensor
-    target: Tensor
-    mask: Tensor | None
-    counting: Counting
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ Changes = tuple[Change, ...]
 def read_shapes(given: Given) -> tuple[Batch | None, list[Finding]]:
     """The batch if its shapes fit, else a finding and the batch after the change that explains the misfit."""
     try:
-        return Batch.read(*given), []
+        return Batch.read(given), []
     except (TypeError, ValueError) as error:
         refusal = str(error)
     if given.mask is not None and _fits(given._replace(mask=None), ()):
@@ -59,7 +50,7 @@ def read_shapes(given: Given) -> tuple[Batch | None, list[Finding]]:
         finding = Finding(
             code="bad_mask", severity="error", message=message, remedy="mask = mask.reshape(target.shape)"
         )
-        return Batch.read(*given._replace(mask=None)), [finding]
+        return Batch.read(given._replace(mask=None)), [finding]
     wrong_argmax = _argmax_axis(given)
     if wrong_argmax is not None:
         return None, [wrong_argmax]
@@ -79,7 +70,7 @@ def _choose(given: Given, fitting: list[Changes]) -> tuple[Batch, list[Finding]]
     """The first change that comes close to the best Dice; changes are listed by how likely they are."""
     resized = [changes for changes in fitting if changes[0].code == "unequal_shapes"]
     fitting = [changes for changes in fitting if changes not in resized] or resized[:1]
-    batches = [Batch.read(*_apply(given, changes)) for changes in fitting[:_MOST_TRIED]]
+    batches = [Batch.read(_apply(given, changes)) for changes in fitting[:_TRIED_CHANGES]]
     figures = [_rate(batch) for batch in batches]
     best = next(i for i, figure in enumerate(figures) if figure >= max(figures) - CLOSE)
     finding = Finding(
@@ -176,9 +167,9 @@ def _option_changes(given: Given) -> Iterator[Change]:
         yield _option("wrong_task", cause, text, changed)
 
 
-def _sides(given: Given) -> tuple[_Side, _Side]:
+def _sides(given: Given) -> tuple[_OneSide, _OneSide]:
     preds, target, _, counting = given
-    return _Side("preds", preds, target, counting), _Side("target", target, preds, counting)
+    return _OneSide("preds", preds, target, counting), _OneSide("target", target, preds, counting)
 
 
 def _option(code: str, cause: str, remedy: str, base: Counting, **options: object) -> Change:
@@ -189,7 +180,7 @@ def _option(code: str, cause: str, remedy: str, base: Counting, **options: objec
 
 
 @dataclass(frozen=True)
-class _Side:
+class _OneSide:
     """One tensor of the batch, and the other one."""
 
     name: str
@@ -213,7 +204,7 @@ class _Side:
         return Change(code, text, f"{self.name} = {remedy}", apply)
 
 
-def _side_changes(side: _Side) -> Iterator[Change]:
+def _side_changes(side: _OneSide) -> Iterator[Change]:
     """Small changes of one tensor, the likeliest first."""
     shape, task = side.shape, side.counting.task
     for axis in (a for a in range(len(shape)) if shape[a] == 1):
@@ -232,7 +223,7 @@ def _side_changes(side: _Side) -> Iterator[Change]:
         yield from _spatial_changes(side)
 
 
-def _label_map_change(side: _Side) -> Iterator[Change]:
+def _label_map_change(side: _OneSide) -> Iterator[Change]:
     size, ones = side.counting.num_classes, (1,) * (len(side.shape) - 1)
     if side.tensor.numel() * size <= MOST_CHECKED:
         classes = torch.arange(size).view(1, size, *ones)
@@ -246,7 +237,7 @@ def _label_map_change(side: _Side) -> Iterator[Change]:
         yield side.change("label_map_target", cause, text, one_hot)
 
 
-def _channel_changes(side: _Side) -> Iterator[Change]:
+def _channel_changes(side: _OneSide) -> Iterator[Change]:
     """The class axis elsewhere, and single channels of one-hot masks and of pictures."""
     shape = side.shape
     for axis in range(2, len(shape)):
@@ -261,7 +252,7 @@ def _channel_changes(side: _Side) -> Iterator[Change]:
             yield side.change("channel_axis", cause, text, partial(torch.select, dim=axis, index=index))
 
 
-def _spatial_changes(side: _Side) -> Iterator[Change]:
+def _spatial_changes(side: _OneSide) -> Iterator[Change]:
     """Preds with two spatial axes exchanged, or of another size than the target."""
     shape, wanted = side.shape, tuple(side.other.shape)
     for one, two in itertools.combinations(range(-min(len(shape), len(wanted)) + 1, 0), 2):
@@ -273,7 +264,7 @@ def _spatial_changes(side: _Side) -> Iterator[Change]:
     for spatial in (len(wanted) - 1, len(wanted) - 2):
         size = wanted[-spatial:]
         entries = side.tensor.numel() // max(1, math.prod(shape[-spatial:])) * math.prod(size)
-        if spatial < len(shape) and shape[-spatial:] != size and entries <= _MOST_RESIZED:
+        if spatial < len(shape) and shape[-spatial:] != size and entries <= _RESIZED_ELEMENTS:
             shown = size[1:] if len(size) > 1 and size[0] == shape[-spatial] == 1 else size
             text = f"torch.nn.functional.interpolate(logits, size={shown})"
             edit = partial(_resize, size=size)
@@ -290,7 +281,7 @@ def _resize(tensor: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def find_one_hot_labels(batch: Batch) -> tuple[Finding, Batch] | None:
     """One-hot integers that are read as label maps, and the batch read as one-hot along the axis that tells."""
-    preds, counting, views = batch.given[0], batch.counting, batch.views
+    preds, counting, views = batch.given.preds, batch.counting, batch.views
     if not isinstance(views, LabelViews) or not views.preds_form is views.target_form is Form.LABELS:
         return None
     for axis in (a for a in range(preds.ndim - 1, 0, -1) if preds.shape[a] == counting.num_classes):
@@ -301,10 +292,15 @@ def find_one_hot_labels(batch: Batch) -> tuple[Finding, Batch] | None:
             continue
         sides = after.views.preds, after.views.target
         used = int(after.planes.target.transpose(0, 1).flatten(1).any(1).sum())
-        if used < 2 or sides[1].numel() < _LEAST * counting.num_classes or not all(map(_is_one_hot, sides)):
+        if (
+            used < 2
+            or sides[1].numel() < _LEAST_VOXELS * counting.num_classes
+            or not all(bool(_looks_one_hot(s, 1)) for s in sides)
+        ):
             continue
         same_axis = axis == counting.class_dim % preds.ndim
-        remedy = 'input_format="one-hot"' if same_axis else f'class_dim={dim}, input_format="one-hot"'
+        options = 'input_format="one-hot"' if same_axis else f'class_dim={dim}, input_format="one-hot"'
+        without_mask, no_mask = about_mask(batch, after)
         message = (
             f"each voxel of preds and target sums to 1 over axis {axis}, which has {counting.num_classes} entries: they"
             " are one-hot, and were read as label maps."
@@ -312,8 +308,8 @@ def find_one_hot_labels(batch: Batch) -> tuple[Finding, Batch] | None:
         finding = Finding(
             code="one_hot_as_labels",
             severity="error",
-            message=message + about_mask(batch, after),
-            remedy=f"diagnose(preds, target, {remedy}, ...)  # the metrics take the same options",
+            message=message + without_mask,
+            remedy=f"diagnose(preds, target, {options}{no_mask}, ...)  # the metrics take the same options",
             dice_before=batch.planes.dice,
             dice_after=after.planes.dice,
         )
@@ -321,20 +317,16 @@ def find_one_hot_labels(batch: Batch) -> tuple[Finding, Batch] | None:
     return None
 
 
-def about_mask(batch: Batch, after: Batch) -> str:
-    """That a mask has been left aside, if it has."""
-    return "" if after.given[2] is batch.given[2] else " Their mask has the class axis too, and is left aside."
-
-
-def _is_one_hot(side: Tensor) -> bool:
-    return bool((side >= 0).all()) and bool((side.sum(1) == 1).all())
+def about_mask(batch: Batch, after: Batch) -> tuple[str, str]:
+    """That a mask has been left aside, if it has: in words, and as an option."""
+    if after.given.mask is batch.given.mask:
+        return "", ""
+    return " Their mask has the class axis too, and is left aside.", ", mask=None"
 
 
 def find_one_hot_masks(batch: Batch) -> tuple[Finding, Batch] | None:
     """Binary masks that are one-hot along an axis taken for a spatial one, and the batch with that axis for classes."""
-    preds, target, mask = batch.given
-    if batch.edits and not batch.sampled:  # what a remedy has made of them
-        preds, target = batch.views.preds[:, 0], batch.views.target[:, 0]
+    preds, target, mask, _ = batch.given
     if batch.counting.task != "binary" or preds.shape != target.shape or target.ndim != len(batch.steps):
         return None
     planes = batch.planes
@@ -342,17 +334,17 @@ def find_one_hot_masks(batch: Batch) -> tuple[Finding, Batch] | None:
         classes = planes.target.movedim(axis + 1, 1).flatten(2)
         whole = batch.steps[axis] == 1 and bool(planes.counted.all()) and mask is None
         used = int(classes.any(2).any(0).sum())
-        if not whole or classes.shape[2] < _LEAST or used < 2 or not bool((classes.sum(1) == 1).all()):
+        if not whole or classes.shape[2] < _LEAST_VOXELS or used < 2 or not bool((classes.sum(1) == 1).all()):
             continue
         size, dim = target.shape[axis], 1 if axis == 1 else -1
         counting = Counting.of("multiclass", num_classes=size, class_dim=dim, input_format="one-hot")
-        after = Batch.read(preds, target, None, counting)
-        channel = "[:, 1]" if axis == 1 else "[..., 1]"
+        after = Batch.read(Given(preds, target, None, counting), batch.repairs)
         message = (
             f"target of shape {tuple(target.shape)} is one-hot along axis {axis}, which task 'binary' takes for a"
             " spatial axis: background counts as if it were foreground."
         )
-        remedy = f"preds, target = preds{channel}, target{channel}  # or task='multiclass', num_classes={size}"
+        options = f'task="multiclass", num_classes={size}, class_dim={dim}, input_format="one-hot"'
+        remedy = f"diagnose(preds, target, {options}, ...)  # or one channel of both with task='binary'"
         figures = {"dice_before": planes.dice, "dice_after": after.planes.dice}
         finding = Finding(code="one_hot_as_masks", severity="error", message=message, remedy=remedy, **figures)
         return finding, after

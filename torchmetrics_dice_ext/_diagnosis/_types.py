@@ -16,7 +16,7 @@ from torchmetrics_dice_ext._options import AggregationLevel
 
 
 @dataclass(frozen=True)
-class Side:
+class Argument:
     """One argument: the tensor that could be made of it, and its description."""
 
     tensor: Tensor | None
@@ -24,11 +24,11 @@ class Side:
     findings: list[Finding]
 
 
-def read_side(name: str, value: Any) -> Side:
+def read_argument(name: str, value: Any) -> Argument:
     """A strided tensor of a dtype that can be counted; None where none can be made."""
     if value is None:
         remedy = "preds = model(image)" if name == "preds" else "image, target = batch"
-        return Side(None, f"{name}: None", [_error("missing_input", f"`{name}` is None.", remedy)])
+        return Argument(None, f"{name}: None", [_error("missing_input", f"`{name}` is None.", remedy)])
     findings: list[Finding] = []
     try:
         tensor = value if isinstance(value, Tensor) else _convert(name, value, findings)
@@ -38,8 +38,8 @@ def read_side(name: str, value: Any) -> Side:
         kind = type(value)
         message = f"`{name}` of type {kind.__module__}.{kind.__qualname__} can't be read as one dense array: {error}"
         remedy = f"{name} = torch.stack([torch.as_tensor(sample) for sample in {name}])"
-        return Side(None, f"{name}: {kind.__module__}.{kind.__qualname__}", [_error("unreadable", message, remedy)])
-    return Side(tensor, fact, findings)
+        return Argument(None, f"{name}: {kind.__module__}.{kind.__qualname__}", [_error("unreadable", message, remedy)])
+    return Argument(tensor, fact, findings)
 
 
 def read_mask(mask: Any) -> tuple[Tensor | None, list[Finding]]:

@@ -76,7 +76,7 @@ def _count_labels(views: LabelViews) -> tuple[Tensor, Tensor]:
     pairs = torch.zeros(samples, rows, columns, dtype=torch.int64, device=device)
     first = (torch.arange(samples, dtype=torch.int32, device=device).unsqueeze(1) * rows + 1) * columns + 1
     for box in tiles(views.space, _at_once(views, TILES, SHARE)):
-        preds, target = _preds_codes(views, box), _target_codes(views, box)
+        preds, target = preds_codes(views, box), target_codes(views, box)
         _tally(pairs, torch.add(preds, target, alpha=columns).add_(first[box[0]]))
     of_preds, of_target = pairs.sum((0, 1)) - pairs[:, size + 2].sum(0), pairs.sum((0, 2))
     confusion = pairs[:, 1 : size + 1, 1 : size + 1]
@@ -94,7 +94,7 @@ def _count_labels_apart(views: LabelViews) -> tuple[Tensor, Tensor]:
     region_counts = torch.zeros(samples, len(regions), 4, dtype=torch.int64, device=device)
     first = torch.arange(samples, device=device).unsqueeze(1) * 3 * codes + 1
     for box in tiles(views.space, _at_once(views, TILES, SHARE)):
-        preds, target = _preds_codes(views, box), _target_codes(views, box)
+        preds, target = preds_codes(views, box), target_codes(views, box)
         _tally(of_preds, torch.where(target == void, void, preds) + 1)
         _tally(of_target, target + 1)
         valid = (preds >= 0) & (preds < size) & (target >= 0) & (target < size)
@@ -158,7 +158,7 @@ _PREDS_FAULT = {Form.SCORES: Fault.PREDS_NAN, Form.LABELS: Fault.PREDS_LABEL, Fo
 _TARGET_FAULT = {Form.LABELS: Fault.TARGET_LABEL, Form.ONE_HOT: Fault.TARGET_ONE_HOT}
 
 
-def _preds_codes(views: LabelViews, box: Box) -> Tensor:
+def preds_codes(views: LabelViews, box: Box) -> Tensor:
     """Codes int32 `(n, v)` of preds."""
     size = views.num_classes
     if views.preds_form is Form.SCORES:
@@ -172,7 +172,7 @@ def _preds_codes(views: LabelViews, box: Box) -> Tensor:
     return _integer_codes(cut(views.preds, box), size)
 
 
-def _target_codes(views: LabelViews, box: Box) -> Tensor:
+def target_codes(views: LabelViews, box: Box) -> Tensor:
     """Codes int32 `(n, v)` of target."""
     size = views.num_classes
     if views.target_form is Form.ONE_HOT:
@@ -230,7 +230,7 @@ def _integer_codes(values: Tensor, size: int) -> Tensor:
 def valid_entries(views: Views, box: Box) -> Tensor:
     """Where a box is not void, bool `(n, 1, v)`, of mask views `(n, L, v)`."""
     if isinstance(views, LabelViews):
-        return (_target_codes(views, box) != views.num_classes + 1).unsqueeze(1)
+        return (target_codes(views, box) != views.num_classes + 1).unsqueeze(1)
     return _not_void(_comparable(cut_channels(views.target, box)), views, box)
 
 
@@ -256,24 +256,31 @@ def _count_masks(views: MaskViews) -> tuple[Tensor, Tensor]:
     faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=device)
     counts = torch.zeros(samples, labels, 4, dtype=torch.int64, device=device)
     for box in tiles(views.space, max(1, _at_once(views, TILES, SHARE) // max(1, labels))):
-        target = _comparable(cut_channels(views.target, box))
-        ones = target == 1
-        proper = ones | (target == 0)
-        valid = _not_void(target, views, box)
-        preds, kinds = _positives(_comparable(cut_channels(views.preds, box)), views)
-        if target.is_floating_point():
-            fraction = target != target.trunc()
-            kinds |= {Fault.TARGET_FRACTION: fraction, Fault.TARGET_BINARY: ~(proper | fraction)}
-        else:
-            kinds[Fault.TARGET_BINARY] = ~proper
-        counted = valid
-        for kind, wrong in kinds.items():
-            wrong = wrong & valid
-            faults[kind] += wrong.sum()
-            counted = counted & ~wrong
+        preds, ones, counted, wrong = mask_answers(views, box)
+        for kind, where in wrong.items():
+            faults[kind] += where.sum()
         preds, ones = preds & counted, ones & counted
         counts[box[0]] += torch.stack([side.sum(2) for side in (preds & ones, preds, ones, counted)], dim=-1)
     return counts, faults
+
+
+def mask_answers(views: MaskViews, box: Box) -> tuple[Tensor, Tensor, Tensor, dict[Fault, Tensor]]:
+    """Where a box of preds and of target is positive, where it counts, and where each kind of fault is, `(n, L, v)`."""
+    target = _comparable(cut_channels(views.target, box))
+    ones = target == 1
+    proper = ones | (target == 0)
+    valid = _not_void(target, views, box)
+    preds, kinds = _positives(_comparable(cut_channels(views.preds, box)), views)
+    if target.is_floating_point():
+        fraction = target != target.trunc()
+        kinds |= {Fault.TARGET_FRACTION: fraction, Fault.TARGET_BINARY: ~(proper | fraction)}
+    else:
+        kinds[Fault.TARGET_BINARY] = ~proper
+    counted, wrong = valid, {}
+    for kind, where in kinds.items():
+        wrong[kind] = where & valid
+        counted = counted & ~wrong[kind]
+    return preds, ones, counted, wrong
 
 
 def _positives(preds: Tensor, views: MaskViews) -> tuple[Tensor, dict[Fault, Tensor]]:
