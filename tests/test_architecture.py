@@ -18,6 +18,7 @@ WAY_OF_THE_DATA = [  # a room imports only what stands before it
     "_options",
     "_faults",
     "_views",
+    "_void",
     "_tiles",
     "_inputs",
     "_kernels",

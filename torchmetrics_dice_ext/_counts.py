@@ -45,7 +45,7 @@ def count_views(views: Views, *, validate: bool = True) -> tuple[Tensor, Tensor]
     """
     counts, faults = _backend(views).count_views(views)
     if validate and isinstance(views, LabelViews) and views.class_axis is not None and views.preds.numel():
-        ambiguous = _looks_one_hot(views.preds, views.class_axis) & _looks_one_hot(views.target, views.class_axis)
+        ambiguous = looks_one_hot(views.preds, views.class_axis) & looks_one_hot(views.target, views.class_axis)
         counts = counts * ~ambiguous
         faults = faults.clone()
         faults[Fault.AMBIGUOUS] += ambiguous * views.preds.numel()
@@ -82,7 +82,7 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"torchmetrics_dice_ext._kernels.{name}")
 
 
-def _looks_one_hot(labels: Tensor, axis: int) -> Tensor:
+def looks_one_hot(labels: Tensor, axis: int) -> Tensor:
     """Whether label maps would be one-hot along an axis, as a 0-d bool tensor."""
     if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which torch can neither sum nor compare
         labels = labels.to(torch.int64)

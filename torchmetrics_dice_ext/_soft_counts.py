@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
-from torchmetrics_dice_ext._kernels.reference import is_value, void_values
 from torchmetrics_dice_ext._options import Counting
 from torchmetrics_dice_ext._tiles import Box, cut, cut_channels, tiles, with_channels
 from torchmetrics_dice_ext._views import Form, LabelViews, Views
+from torchmetrics_dice_ext._void import is_value, void_values
 
 _TILE_ON_CPU = 1 << 18  # elements of preds: a tile and its temporaries stay in the cache
 _TILE = 1 << 22  # on a device that has to be kept busy

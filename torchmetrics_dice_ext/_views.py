@@ -10,6 +10,8 @@ from enum import Enum
 
 from torch import Tensor
 
+from torchmetrics_dice_ext._faults import Fault
+
 
 class Form(Enum):
     """How a tensor tells the class of a voxel."""
@@ -17,6 +19,10 @@ class Form(Enum):
     SCORES = "scores"  # float (N, C, *S), the first maximum wins
     LABELS = "labels"  # (N, *S), whole numbers
     ONE_HOT = "one-hot"  # (N, C, *S), exactly one 1
+
+
+PREDS_FAULT = {Form.SCORES: Fault.PREDS_NAN, Form.LABELS: Fault.PREDS_LABEL, Form.ONE_HOT: Fault.PREDS_ONE_HOT}
+TARGET_FAULT = {Form.LABELS: Fault.TARGET_LABEL, Form.ONE_HOT: Fault.TARGET_ONE_HOT}
 
 
 @dataclass(frozen=True, kw_only=True)

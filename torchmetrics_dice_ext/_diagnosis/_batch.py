@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchmetrics_dice_ext._counts import OverlapCounts, _looks_one_hot
+from torchmetrics_dice_ext._counts import OverlapCounts, looks_one_hot
 from torchmetrics_dice_ext._faults import NUM_FAULTS, Fault
 from torchmetrics_dice_ext._inputs import read_inputs
 from torchmetrics_dice_ext._kernels import reference
@@ -204,7 +204,7 @@ class Batch:
         axis = self.whole.class_axis
         box = tuple(slice(None, None, 1 if a == axis else step) for a, step in enumerate(self.steps))
         views = _repaired(_kept(_cut(self.whole, box)), self.repairs)
-        return all(bool(_looks_one_hot(side, axis)) for side in (views.preds, views.target))
+        return all(bool(looks_one_hot(side, axis)) for side in (views.preds, views.target))
 
     @property
     def sampled(self) -> bool:

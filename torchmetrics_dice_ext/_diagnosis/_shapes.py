@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from torchmetrics_dice_ext._counts import _looks_one_hot
+from torchmetrics_dice_ext._counts import looks_one_hot
 from torchmetrics_dice_ext._diagnosis._batch import MOST_CHECKED, Batch, Given
 from torchmetrics_dice_ext._diagnosis._report import Finding
 from torchmetrics_dice_ext._inputs import FLOATS, read_inputs
@@ -295,7 +295,7 @@ def find_one_hot_labels(batch: Batch) -> tuple[Finding, Batch] | None:
         if (
             used < 2
             or sides[1].numel() < _LEAST_VOXELS * counting.num_classes
-            or not all(bool(_looks_one_hot(s, 1)) for s in sides)
+            or not all(bool(looks_one_hot(s, 1)) for s in sides)
         ):
             continue
         same_axis = axis == counting.class_dim % preds.ndim

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
 from torchmetrics_dice_ext._tiles import Box, cut, cut_channels, tiles
-from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
+from torchmetrics_dice_ext._views import PREDS_FAULT, TARGET_FAULT, Form, LabelViews, MaskViews, Views
+from torchmetrics_dice_ext._void import is_value, void_labels, void_values
 
 TILES = 1 << 16, 1 << 17  # voxels of a tile, or answers of all labels to them, at least and at most
 BLOCKS = 1 << 18, 1 << 20  # scores of which the first maximum is sought at once
 SHARE = 2000  # bytes of preds for each voxel of a tile between the two: temporaries are small beside a large input
 MAX_PAIRS = 1 << 20  # entries of the table of label pairs that are worth keeping
 
-_DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -39,29 +39,6 @@ def _at_once(views: Views, bounds: tuple[int, int], share: int) -> int:
     """How many elements to take at once, one for each `share` bytes of preds."""
     least, most = bounds
     return min(most, max(least, views.preds.nbytes // share))
-
-
-def void_values(ignore_index: tuple[int, ...], dtype: torch.dtype) -> list[int]:
-    """The ignored values that a dtype can hold, as int64 shows them."""
-    if dtype.is_floating_point:
-        spare = [(value, max(0, value.bit_length() - _DIGITS[dtype])) for value in ignore_index]
-        return [
-            value for value, bits in spare if value >> bits << bits == value and abs(value) <= torch.finfo(dtype).max
-        ]
-    least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    return [value - (1 << 64) * (value >= 1 << 63) for value in ignore_index if least <= value <= most]
-
-
-def void_labels(form: Form, dtype: torch.dtype, size: int, ignore_index: tuple[int, ...]) -> list[int]:
-    """The ignored labels that a target can hold; a one-hot one holds classes alone."""
-    if form is Form.ONE_HOT:
-        return [value for value in ignore_index if 0 <= value < size]
-    return void_values(ignore_index, dtype)
-
-
-def is_value(values: Tensor, value: int) -> Tensor:
-    """Where values equal one of `void_values`, which as an int can be too large for torch."""
-    return values == (float(value) if values.is_floating_point() else value)
 
 
 # Codes of a voxel: its label 0 .. C - 1; -1 and C for labels that are too small and too large, and for all else that is
@@ -148,14 +125,10 @@ def _label_faults(views: LabelViews, of_preds: Tensor, of_target: Tensor) -> Ten
     """Faults from how many voxels have each code; of preds, where target is not void."""
     size = views.num_classes
     faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=of_preds.device)
-    faults[_PREDS_FAULT[views.preds_form]] = of_preds[0] + of_preds[size + 1]
-    faults[_TARGET_FAULT[views.target_form]] = of_target[0] + of_target[size + 1]
+    faults[PREDS_FAULT[views.preds_form]] = of_preds[0] + of_preds[size + 1]
+    faults[TARGET_FAULT[views.target_form]] = of_target[0] + of_target[size + 1]
     faults[Fault.TARGET_FRACTION] = of_target[size + 3]
     return faults
-
-
-_PREDS_FAULT = {Form.SCORES: Fault.PREDS_NAN, Form.LABELS: Fault.PREDS_LABEL, Form.ONE_HOT: Fault.PREDS_ONE_HOT}
-_TARGET_FAULT = {Form.LABELS: Fault.TARGET_LABEL, Form.ONE_HOT: Fault.TARGET_ONE_HOT}
 
 
 def preds_codes(views: LabelViews, box: Box) -> Tensor:

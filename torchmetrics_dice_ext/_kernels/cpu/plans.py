@@ -16,16 +16,14 @@ from torchmetrics_dice_ext._kernels.cpu import words as w
 from torchmetrics_dice_ext._kernels.cpu.drivers import count_labels, count_masks
 from torchmetrics_dice_ext._kernels.cpu.jit import address_of
 from torchmetrics_dice_ext._kernels.cpu.stages import STAGES
-from torchmetrics_dice_ext._kernels.reference import void_labels, void_values
-from torchmetrics_dice_ext._views import Form, LabelViews, Views
+from torchmetrics_dice_ext._views import PREDS_FAULT, TARGET_FAULT, Form, LabelViews, Views
+from torchmetrics_dice_ext._void import void_labels, void_values
 
 MOST_PAIRED = 128  # classes up to which pairs of labels are counted, in a table that stays in the cache
 
 _FLOATS = {torch.float64: (52, 1023), torch.float32: (23, 127), torch.float16: (10, 15), torch.bfloat16: (7, 127)}
 _HALVES = (torch.float16, torch.bfloat16)
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_PREDS_FAULT = {Form.SCORES: Fault.PREDS_NAN, Form.LABELS: Fault.PREDS_LABEL, Form.ONE_HOT: Fault.PREDS_ONE_HOT}
-_TARGET_FAULT = {Form.LABELS: Fault.TARGET_LABEL, Form.ONE_HOT: Fault.TARGET_ONE_HOT}
 
 Regions = tuple[tuple[int, ...], ...]
 Layout = tuple[torch.dtype, tuple[int, ...]]  # dtype and strides
@@ -87,8 +85,8 @@ def _label_plan(
     voxels = math.prod(space[1:])
     head = {
         w.OUTPUTS: size if regions is None else len(regions),
-        w.PREDS_FAULT: _PREDS_FAULT[forms[0]],
-        w.TARGET_FAULT: _TARGET_FAULT[forms[1]],
+        w.PREDS_FAULT: PREDS_FAULT[forms[0]],
+        w.TARGET_FAULT: TARGET_FAULT[forms[1]],
         w.MEMBERS: 0 if regions is None else _members(regions, size),
         w.PAIRED: size <= MOST_PAIRED and voxels >= size * size,
     }

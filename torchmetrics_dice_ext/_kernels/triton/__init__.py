@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
-from torchmetrics_dice_ext._kernels.reference import void_labels, void_values
-from torchmetrics_dice_ext._views import Form, LabelViews, MaskViews, Views
+from torchmetrics_dice_ext._views import PREDS_FAULT, TARGET_FAULT, Form, LabelViews, MaskViews, Views
+from torchmetrics_dice_ext._void import void_labels, void_values
 
 OLDEST = (3, 4)  # the oldest Triton that compiles all of this
 MOST_AXES = 3  # spatial axes left where neighbours were joined
@@ -191,10 +191,6 @@ def _multiprocessors(device: torch.device) -> int:
 # Labels.
 
 
-_PREDS_FAULT = {Form.SCORES: Fault.PREDS_NAN, Form.LABELS: Fault.PREDS_LABEL, Form.ONE_HOT: Fault.PREDS_ONE_HOT}
-_TARGET_FAULT = {Form.LABELS: Fault.TARGET_LABEL, Form.ONE_HOT: Fault.TARGET_ONE_HOT}
-
-
 def _count_labels(views: LabelViews) -> tuple[Tensor, Tensor]:
     samples, size = views.space[0], views.num_classes
     if views.regions is not None:
@@ -256,7 +252,7 @@ def _launch_labels(
         ROW=row,
         HAS_MASK=views.mask is not None,
         IGNORED=_ignored_labels(views.ignore_index, views.target_form, target.dtype, size),
-        KINDS=(int(_PREDS_FAULT[views.preds_form]), int(_TARGET_FAULT[views.target_form]), int(Fault.TARGET_FRACTION)),
+        KINDS=(int(PREDS_FAULT[views.preds_form]), int(TARGET_FAULT[views.target_form]), int(Fault.TARGET_FRACTION)),
         METHOD=method,
         WORDS=words,
         REPORT=report,
