@@ -126,10 +126,10 @@ def _class_axis(tensor: Tensor, view: Tensor, counting: Counting) -> int | None:
     return counting.class_dim % tensor.ndim - (tensor.ndim - view.ndim)  # a singleton axis may have gone before it
 
 
-Reading = tuple[Form, Tensor]
+FormedView = tuple[Form, Tensor]
 
 
-def _read_pair(preds: Tensor, target: Tensor, counting: Counting) -> tuple[Reading, Reading] | None:
+def _read_pair(preds: Tensor, target: Tensor, counting: Counting) -> tuple[FormedView, FormedView] | None:
     """The first readings of both tensors that name the same voxels; None where no two do."""
     preds_readings = _readings(preds, counting)
     if preds.dtype in FLOATS:
@@ -146,7 +146,7 @@ def _read_pair(preds: Tensor, target: Tensor, counting: Counting) -> tuple[Readi
     return None
 
 
-def _readings(tensor: Tensor, counting: Counting) -> list[Reading]:
+def _readings(tensor: Tensor, counting: Counting) -> list[FormedView]:
     """What labels a tensor could hold going by its shape: one-hot, or a label map with or without a singleton axis."""
     readings = [(Form.LABELS, view) for view in _without_channel(tensor, counting)]
     one_hot = _class_axis_first(tensor, counting)
@@ -155,7 +155,7 @@ def _readings(tensor: Tensor, counting: Counting) -> list[Reading]:
     return readings
 
 
-def _voxels(reading: Reading) -> tuple[int, ...]:
+def _voxels(reading: FormedView) -> tuple[int, ...]:
     form, view = reading
     return tuple(view.shape) if form is Form.LABELS else (view.shape[0], *view.shape[2:])
 
