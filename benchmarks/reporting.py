@@ -88,11 +88,12 @@ def plot(name: str, axis: str, sweep: dict[int, dict[str, dict[str, Any]]]) -> N
 
     for measure, label, scale in (("ms", "time of an update [ms]", 1), ("extra_bytes", "extra memory [MiB]", 2**20)):
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-        for contender in dict.fromkeys(contender for point in sweep.values() for contender in point):
+        contenders = dict.fromkeys(contender for point in sweep.values() for contender in point)
+        for color, contender in enumerate(contenders):
             points = {at: measures[contender][measure] for at, measures in sweep.items() if contender in measures}
             shown = {at: value / scale for at, value in points.items() if value}
             if shown:
-                axes.plot(list(shown), list(shown.values()), marker="o", label=contender)
+                axes.plot(list(shown), list(shown.values()), color=f"C{color}", marker="o", label=contender)
         axes.set(xlabel=axis, ylabel=label, xscale="log", yscale="log")
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small")
