@@ -564,7 +564,9 @@ COMPILED = [
     ("generalized dice", "aot_eager"),
     pytest.param("focal tversky", "inductor", marks=pytest.mark.slow),
 ]
-whatever_dynamo_warns_of = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+whatever_dynamo_warns_of = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:Guards may run slower:RuntimeWarning"
+)
 not_by_torch_2_4 = pytest.mark.skipif(torch.__version__ < (2, 5), reason="its compiler can't trace the backward pass")
 
 
