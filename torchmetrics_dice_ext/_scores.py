@@ -40,13 +40,13 @@ def specificity(n: OverlapCounts) -> Ratio:
     return negatives - (n.pred_cardinality - n.intersection), negatives
 
 
-def tversky(n: OverlapCounts, alpha: float = 0.5, beta: float = 0.5) -> Ratio:
+def tversky(n: OverlapCounts, alpha: float, beta: float) -> Ratio:
     """I / (I + alpha (P - I) + beta (T - I))."""
     false_positives, false_negatives = n.pred_cardinality - n.intersection, n.target_cardinality - n.intersection
     return n.intersection, n.intersection + alpha * false_positives + beta * false_negatives
 
 
-def fbeta(n: OverlapCounts, beta: float = 1.0) -> Ratio:
+def fbeta(n: OverlapCounts, beta: float) -> Ratio:
     """(1 + beta²) I / (P + beta² T), written as the Tversky index that it is."""
     return tversky(n, alpha=1 / (1 + beta**2), beta=beta**2 / (1 + beta**2))
 

@@ -15,7 +15,8 @@ from torchmetrics_dice_ext._views import PREDS_FAULT, TARGET_FAULT, Form, LabelV
 from torchmetrics_dice_ext._void import is_value, void_labels, void_values
 
 TILES = 1 << 16, 1 << 17  # voxels of a tile, or answers of all labels to them, at least and at most
-BLOCKS = 1 << 18, 1 << 20  # scores of which the first maximum is sought at once
+SCORE_TILES = 1 << 15, 1 << 17  # of one whose labels are sought among scores
+BLOCKS = 1 << 17, 1 << 20  # scores of which the first maximum is sought at once
 SHARE = 2000  # bytes of preds for each voxel of a tile between the two: temporaries are small beside a large input
 MAX_PAIRS = 1 << 20  # entries of the table of label pairs that are worth keeping
 
@@ -35,6 +36,12 @@ def count_views(views: Views) -> tuple[Tensor, Tensor]:
     return _count_labels(views)
 
 
+def _tile_of(views: Views) -> int:
+    """How many voxels, or answers to them, make a tile."""
+    scores = isinstance(views, LabelViews) and views.preds_form is Form.SCORES
+    return _at_once(views, SCORE_TILES if scores else TILES, SHARE)
+
+
 def _at_once(views: Views, bounds: tuple[int, int], share: int) -> int:
     """How many elements to take at once, one for each `share` bytes of preds."""
     least, most = bounds
@@ -52,7 +59,7 @@ def _count_labels(views: LabelViews) -> tuple[Tensor, Tensor]:
         return _count_labels_apart(views)
     pairs = torch.zeros(samples, rows, columns, dtype=torch.int64, device=device)
     first = (torch.arange(samples, dtype=torch.int32, device=device).unsqueeze(1) * rows + 1) * columns + 1
-    for box in tiles(views.space, _at_once(views, TILES, SHARE)):
+    for box in tiles(views.space, _tile_of(views)):
         preds, target = preds_codes(views, box), target_codes(views, box)
         _tally(pairs, torch.add(preds, target, alpha=columns).add_(first[box[0]]))
     of_preds, of_target = pairs.sum((0, 1)) - pairs[:, size + 2].sum(0), pairs.sum((0, 2))
@@ -70,7 +77,7 @@ def _count_labels_apart(views: LabelViews) -> tuple[Tensor, Tensor]:
     regions = [_members(labels, codes, device) for labels in views.regions or ()]
     region_counts = torch.zeros(samples, len(regions), 4, dtype=torch.int64, device=device)
     first = torch.arange(samples, device=device).unsqueeze(1) * 3 * codes + 1
-    for box in tiles(views.space, _at_once(views, TILES, SHARE)):
+    for box in tiles(views.space, _tile_of(views)):
         preds, target = preds_codes(views, box), target_codes(views, box)
         _tally(of_preds, torch.where(target == void, void, preds) + 1)
         _tally(of_target, target + 1)
@@ -136,9 +143,10 @@ def preds_codes(views: LabelViews, box: Box) -> Tensor:
     size = views.num_classes
     if views.preds_form is Form.SCORES:
         scores = cut_channels(views.preds, box)
-        most = _at_once(views, BLOCKS, SHARE // 4)
+        most = _at_once(views, BLOCKS, SHARE // 8)
         blocks = scores.split(max(1, most // (size * max(1, scores.shape[0]))), dim=2)
-        return torch.cat([_first_maximum(block) for block in blocks], dim=1)
+        codes = [_first_maximum(block) for block in blocks]
+        return codes[0] if len(codes) == 1 else torch.cat(codes, dim=1)
     if views.preds_form is Form.ONE_HOT:
         label, proper = _read_one_hot(cut_channels(views.preds, box))
         return torch.where(proper, label, -1)
@@ -228,7 +236,7 @@ def _count_masks(views: MaskViews) -> tuple[Tensor, Tensor]:
     samples, labels, device = views.preds.shape[0], views.num_outputs, views.preds.device
     faults = torch.zeros(NUM_FAULTS, dtype=torch.int64, device=device)
     counts = torch.zeros(samples, labels, 4, dtype=torch.int64, device=device)
-    for box in tiles(views.space, max(1, _at_once(views, TILES, SHARE) // max(1, labels))):
+    for box in tiles(views.space, max(1, _tile_of(views) // max(1, labels))):
         preds, ones, counted, wrong = mask_answers(views, box)
         for kind, where in wrong.items():
             faults[kind] += where.sum()
