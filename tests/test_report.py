@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.wrappers import BootStrapper, ClasswiseWrapper, MetricTracker, MinMaxMetric, Running
 
+import torchmetrics_dice_ext as package
 from torchmetrics_dice_ext import (
     BinaryDiceScore,
     BinaryJaccardIndex,
@@ -512,6 +513,14 @@ def test_unusable_scores_are_refused(scores: tuple[Any, ...]) -> None:
 def test_unusable_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         report(**options)
+
+
+def test_scores_without_parameters_have_those_of_their_classes() -> None:
+    scores = {"fbeta": "FBetaScore", "tversky": "TverskyIndex", "generalized_dice": "GeneralizedDiceScore"}
+    report = fed(OverlapReport("multiclass", tuple(scores), num_classes=4), batches())
+    for name, of in scores.items():
+        alone = fed(getattr(package, of)("multiclass", num_classes=4), batches())
+        assert same(report.compute()[name], alone.compute())
 
 
 def test_a_binary_report_has_no_average() -> None:

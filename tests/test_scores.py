@@ -544,6 +544,9 @@ def test_generalized_dice_of_one_voxel_and_of_none():
     assert call(
         "generalized_dice", "multilabel", one, ignore_index=1, aggregation_level="samplewise", **options
     ).isnan()
+    void = Batch(torch.tensor([[1, 2]]), torch.tensor([[0, 0]]), None, "labels", "labels", 1)
+    options = {"num_classes": 3, "ignore_index": 0, "zero_division": 0.5}
+    assert call("generalized_dice", "multiclass", void, **options).isnan()
 
 
 @pytest.mark.parametrize("shape", [(1, (1,)), (2, (63,)), (1, (100, 3)), (2, (3, 333)), (1, (4, 5, 50))])
