@@ -94,7 +94,7 @@ def cases(device: str) -> list[Case]:
     found = [Case(name, "multiclass", shape) for name, shape in logits.items()]
     found += [
         Case("bf16 logits (1, 14, 96³)", "multiclass", (1, 14, 96, 96, 96), torch.bfloat16),
-        Case("the same, channels-last", "multiclass", (1, 14, 96, 96, 96), torch.bfloat16, channels_last=True),
+        Case("bf16 (1, 14, 96³), channels-last", "multiclass", (1, 14, 96, 96, 96), torch.bfloat16, channels_last=True),
         Case(
             "samplewise logits (8, 4, 256²)",
             "multiclass",

@@ -116,14 +116,18 @@ def _offending_values(views: Views, fault: Fault) -> list[float]:
     nan = False
     for box in tiles(views.space, max(1, _CHUNK // (1 if flat else side.shape[1]))):
         values = cut(side, box).unsqueeze(1) if flat else cut_channels(side, box)
-        wide = torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else torch.int64
-        values = values.to(wide)
+        values = widened(values)
         wrong = values[_WRONG[fault](values, views.num_classes) & reference.valid_entries(views, box)]
         nan = nan or bool(wrong.isnan().any())
         found = _least(torch.cat((wrong[~wrong.isnan()], values.new_tensor(found))))
     if side.dtype == torch.uint64:  # compared as int64
         found = sorted(value % 2**64 for value in found)
     return [*found, math.nan] if nan else found
+
+
+def widened(values: Tensor) -> Tensor:
+    """The values in a dtype that can be compared with any option; uint64 beyond int64 become negative."""
+    return values.to(torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else torch.int64)
 
 
 def _least(values: Tensor) -> list[float]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from torchmetrics_dice_ext._counts import widened
 from torchmetrics_dice_ext._faults import NUM_FAULTS, TOLERANCE, Fault
 from torchmetrics_dice_ext._options import Counting
 from torchmetrics_dice_ext._tiles import Box, cut, cut_channels, tiles, with_channels
@@ -216,7 +217,7 @@ def _read_probabilities(values: Tensor, rule: _Rule) -> tuple[Tensor, dict[Fault
 
 def _read_label_map(target: Tensor, rule: _Rule, box: Box) -> tuple[Tensor, Tensor, dict[Fault, Tensor]]:
     """Shares `(n, C, v)`, where voxels are void, and where each kind of fault is, `(n, 1, v)`."""
-    labels = _widen(cut(target, box)).unsqueeze(1)
+    labels = widened(cut(target, box)).unsqueeze(1)
     wrong = {Fault.TARGET_LABEL: (labels < 0) | (labels >= rule.num_classes)}
     if labels.is_floating_point():
         wrong[Fault.TARGET_FRACTION] = labels != labels.trunc()
@@ -227,7 +228,7 @@ def _read_label_map(target: Tensor, rule: _Rule, box: Box) -> tuple[Tensor, Tens
 
 def _read_shares(target: Tensor, rule: _Rule, box: Box) -> tuple[Tensor, Tensor, dict[Fault, Tensor]]:
     """Shares `(n, C, v)`, where voxels are void, and where each kind of fault is, `(n, 1, v)` or `(n, C, v)`."""
-    entries = _widen(cut_channels(target, box))
+    entries = widened(cut_channels(target, box))
     ones, zeros = entries == 1, entries == 0
     if rule.exclusive:
         void = torch.zeros_like(ones[:, :1])
@@ -253,8 +254,3 @@ def _holds(values: Tensor, wanted: Iterable[int]) -> Tensor:
     for value in wanted:
         found = found | is_value(values, value)
     return found
-
-
-def _widen(values: Tensor) -> Tensor:
-    """The values in a dtype that can be compared with any option."""
-    return values.to(torch.promote_types(values.dtype, torch.float32) if values.is_floating_point() else torch.int64)

@@ -48,7 +48,7 @@ class LossOptions(TypedDict, total=False):
             samples ("samplewise"); default False. The loss is then that of all ranks' batches together, the same on
             every rank, and so is the gradient that DistributedDataParallel averages: the backward pass of the
             all-reduce sums the gradients over the ranks, and the averaging divides by their number. Every rank must
-            call the loss.
+            call the loss. A malformed batch on one rank is one for all: each raises, or has the loss nan.
         soft_target: Whether the target holds shares in [0, 1] along the class axis (default False: fractions are
             refused). A voxel is void where the share of an ignored class is 1.
         validate_args: True (default) raises on malformed values of tensors on the CPU; for tensors on accelerators and

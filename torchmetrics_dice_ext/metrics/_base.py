@@ -123,7 +123,7 @@ class OverlapMetric(CountState):
             ValueError: As `compute`.
         """
         with self._synced():
-            classes = self._publish(self._results()[0 if self._shown is None else self._shown[0]].classes)
+            classes = self._publish(self._results()[self._which].classes)
         return dict(zip(self.class_names, classes.unbind(), strict=True))
 
     def per_case(self, *, worst_first: bool = False) -> list[dict[str, Any]]:
@@ -138,8 +138,7 @@ class OverlapMetric(CountState):
         Raises:
             ValueError: The metric is not casewise; or as `compute`.
         """
-        which = 0 if self._shown is None else self._shown[0]
-        return self._per_case((("score", which),), worst_first)
+        return self._per_case((("score", self._which),), worst_first)
 
     def confidence_interval(
         self, level: float = 0.95, n_resamples: int = 1000, seed: int | None = None
@@ -189,7 +188,7 @@ class OverlapMetric(CountState):
     @property
     def average(self) -> Average | None:
         """How classes become one number; None for a score that has no such choice."""
-        score, readout = self._reading.scores[0 if self._shown is None else self._shown[0]]
+        score, readout = self._reading.scores[self._which]
         return None if score.reduces_classes or self._reading.counting.task == "binary" else readout.average
 
     @property
@@ -203,8 +202,13 @@ class OverlapMetric(CountState):
         return self._readout.names(self._reading.counting)
 
     @property
+    def _which(self) -> int:
+        """The score of the reading that this metric gives; the first one where it gives them all."""
+        return 0 if self._shown is None else self._shown[0]
+
+    @property
     def _readout(self) -> Readout:
-        return self._reading.scores[0 if self._shown is None else self._shown[0]][1]
+        return self._reading.scores[self._which][1]
 
     @property
     def _title(self) -> str:

@@ -28,7 +28,8 @@ class TaskFactory:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """The docstring of a factory goes on with what all factories take."""
         super().__init_subclass__(**kwargs)
-        cls.__doc__ = f"{cls.__doc__}\n\n{(TaskFactory.__doc__ or '').partition(chr(10) * 2)[2]}"
+        common = (TaskFactory.__doc__ or "").partition("\n\n")[2]
+        cls.__doc__ = f"{cls.__doc__}\n\n{common}"
 
     def __new__(  # type: ignore[misc]
         cls, task: Task, *, num_classes: int | None = None, num_labels: int | None = None, **options: Any

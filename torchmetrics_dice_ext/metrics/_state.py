@@ -177,9 +177,9 @@ class CountState(Metric):
 
     def _renamed(self, states: dict[str, Any]) -> dict[str, Any]:
         """The states that count as this metric does, whatever their validation mode, by this metric's names."""
-        matches = {_STATE.fullmatch(name): state for name, state in states.items()}
-        own = {match: state for match, state in matches.items() if match and match[1] == self._reading.fingerprint}
-        return {self._ledger_name + (match[2] or ""): state for match, state in own.items()}
+        matches = ((_STATE.fullmatch(name), state) for name, state in states.items())
+        alike = ((match, state) for match, state in matches if match and match[1] == self._reading.fingerprint)
+        return {self._ledger_name + (match[2] or ""): state for match, state in alike}
 
     def _misfit(self, own: dict[str, Any]) -> str | None:
         """What is wrong with states by this metric's names; None where they can be added or loaded."""
